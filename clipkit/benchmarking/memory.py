@@ -1,0 +1,146 @@
+"""How much memory a training step takes, from steps of 2 and 4 samples."""
+
+from __future__ import annotations
+
+import difflib
+import gc
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clipkit.types import ImageTextBatch
+
+__all__ = ["MemoryCurve", "MemoryEstimate", "estimate_memory", "memory_curve", "peak_memory"]
+
+MOST_PAIRS = 1024
+"""The objective is measured up to this batch, and grows with its square beyond."""
+
+
+class MemoryCurve(NamedTuple):
+    """Memory over a step.
+
+    Attributes:
+        held: (N,) most bytes held during each operator.
+        names: The N operators.
+    """
+
+    held: NDArray[np.int64]
+    names: list[str]
+
+
+class MemoryEstimate(NamedTuple):
+    """Bytes of one training step on one device.
+
+    Attributes:
+        weights: Parameters and buffers.
+        optimizer: AdamW's two moments, of what trains.
+        step: Activations and gradients of the towers at their common peak, at ``batch_size``.
+        objective: The loss, at ``batch_size``.
+        batch_size: The batch that was asked for.
+    """
+
+    weights: int
+    optimizer: int
+    step: int
+    objective: int
+    batch_size: int
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return self.weights + self.optimizer + self.step + self.objective
+
+
+def estimate_memory(task: pl.LightningModule, batch: ImageTextBatch, batch_size: int) -> MemoryEstimate:
+    """Estimate the peak of a training step without ever making the whole batch.
+
+    Every moment of a step holds some bytes a sample and some whatever the batch; steps of 2 and 4 samples tell both,
+    moment by moment, and the peak is that of the line at ``batch_size``. The loss, which grows with the square of the
+    batch, is measured on embeddings alone.
+
+    Args:
+        task: A task with ``model`` and ``objective``, on the device that will train.
+        batch: At least 4 samples on the same device.
+        batch_size: The batch to estimate for.
+
+    Returns:
+        The parts and their sum, in bytes.
+    """
+    trained = [p for p in task.parameters() if p.requires_grad]
+    held = sum(t.numel() * t.element_size() for t in (*task.parameters(), *task.buffers()))
+    moments = sum(2 * p.numel() * p.element_size() for p in trained)
+    two, four = (memory_curve(partial(_step, task, batch.first(n))) for n in (2, 4))
+    with torch.no_grad():
+        outputs = task.model(batch.first(2))  # type: ignore[operator]  # a task's model
+    step = _peak_at(two, four, batch_size)
+    return MemoryEstimate(held, moments, step, _objective(task, outputs, batch, batch_size), batch_size)
+
+
+def peak_memory(step: Callable[[], object]) -> int:
+    """Most bytes of tensors that ``step`` holds at once, above what is held before it."""
+    return int(memory_curve(step).held.max())
+
+
+def memory_curve(step: Callable[[], object]) -> MemoryCurve:
+    """Most bytes held above the start during each operator of ``step``, from PyTorch's own record of allocations.
+
+    By operator and not by allocation, since a kernel may take scratch memory more often for one batch than for another.
+    """
+    step()  # once before: kernels that are chosen or compiled at the first call take memory of their own
+    gc.collect()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    results = profile.profiler.kineto_results  # type: ignore[union-attr]  # there once the profile has ended
+    kind = torch.autograd.DeviceType.CUDA if torch.cuda.is_available() else torch.autograd.DeviceType.CPU
+    held, curve, names = 0, [0], [""]
+    for event in sorted(results.events(), key=lambda event: event.start_ns()):
+        if event.name() != "[memory]":
+            curve.append(held)
+            names.append(event.name())
+        elif event.device_type() == kind:
+            held += event.nbytes()
+            curve[-1] = max(curve[-1], held)
+    return MemoryCurve(np.array(curve, dtype=np.int64), names)
+
+
+def _peak_at(two: MemoryCurve, four: MemoryCurve, batch_size: int) -> int:
+    pairs = [(i, i) for i in range(len(two.names))]
+    if two.names != four.names:  # another kernel for another batch: go by the operators that both have
+        matched = difflib.SequenceMatcher(None, two.names, four.names, autojunk=False).get_matching_blocks()
+        pairs = [(block.a + i, block.b + i) for block in matched for i in range(block.size)]
+    first, second = np.array(pairs).T
+    sample = (four.held[second] - two.held[first]) / 2
+    return int((two.held[first] + sample * (batch_size - 2)).max())
+
+
+def _step(task: pl.LightningModule, batch: ImageTextBatch) -> None:
+    outputs = task.model(batch)  # type: ignore[operator]  # a task's model
+    task.objective(outputs, batch).loss.backward()  # type: ignore[operator, union-attr]  # a task's objective
+    for parameter in task.parameters():
+        parameter.grad = None
+
+
+def _objective(task: pl.LightningModule, outputs: Sequence[object], batch: ImageTextBatch, batch_size: int) -> int:
+    rows = min(batch_size, MOST_PAIRS)
+    index = torch.arange(rows, device=batch.image.device) % 2
+
+    def step() -> None:
+        large = type(outputs)(*(_grown(value, index) for value in outputs))  # type: ignore[call-arg]  # a named tuple
+        ids = torch.arange(rows, device=index.device)
+        task.objective(large, batch._replace(concept=ids, position=ids)).loss.backward()  # type: ignore[operator, union-attr]
+
+    return int(peak_memory(step) * (batch_size / rows) ** 2)
+
+
+def _grown(value: object, index: Tensor) -> object:
+    if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == 2:
+        return value.detach()[index].requires_grad_(value.is_floating_point())
+    return value.detach().requires_grad_() if isinstance(value, Tensor) and value.is_floating_point() else value

@@ -1,0 +1,21 @@
+"""What may watch and steer a training run, one callback a file."""
+
+from __future__ import annotations
+
+from clipkit.callbacks.evaluate import EvaluateTasks
+from clipkit.callbacks.health import Health, NonFiniteLoss
+from clipkit.callbacks.interrupt import Interrupt, RunInterrupted
+from clipkit.callbacks.position import SamplePosition
+from clipkit.callbacks.progress import TrainingProgress
+from clipkit.callbacks.retrieval import ValidationRetrieval
+
+__all__ = [
+    "EvaluateTasks",
+    "Health",
+    "Interrupt",
+    "NonFiniteLoss",
+    "RunInterrupted",
+    "SamplePosition",
+    "TrainingProgress",
+    "ValidationRetrieval",
+]

@@ -1,0 +1,81 @@
+"""Ctrl-C and SIGTERM stop a run at the next optimiser step, saved."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+__all__ = ["Interrupt", "RunInterrupted"]
+
+log = logging.getLogger("clipkit")
+
+
+class RunInterrupted(SIGTERMException):
+    """A run that was asked to stop and did, its state saved.
+
+    Left alone it ends the process with 128 and the signal's number.
+
+    Args:
+        signum: The signal that asked.
+        checkpoint: What to go on from.
+    """
+
+    def __init__(self, signum: int, checkpoint: Path) -> None:
+        super().__init__(128 + signum)
+        self.signum = signum
+        self.checkpoint = checkpoint
+
+
+class Interrupt(pl.Callback):
+    """Saves ``interrupted.ckpt`` at the step boundary after a signal, then ends the run with :class:`RunInterrupted`.
+
+    A second signal does not wait. Across ranks any rank's signal stops all of them at the same step.
+    """
+
+    def __init__(self) -> None:
+        self._asked: int | None = None
+        self._step = -1
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over the two signals, after Lightning has set its own handlers."""
+        self._asked, self._step = None, trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._before[signum] = signal.signal(signum, self._ask)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop here where asked to, if an optimiser step has just been made."""
+        if trainer.global_step == self._step:
+            return  # in the middle of accumulating gradients: they would be lost
+        self._step = trainer.global_step
+        asked = self._asked is not None
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
+            folder = getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir
+            path = Path(folder) / "interrupted.ckpt"
+            trainer.save_checkpoint(path)
+            raise RunInterrupted(self._asked or signal.SIGTERM, path)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        self._before.clear()
+
+    def _ask(self, signum: int, frame: FrameType | None) -> None:
+        if self._asked is not None:
+            signal.signal(signum, signal.SIG_DFL)
+            raise KeyboardInterrupt
+        self._asked = signum
+        log.warning("%s: stopping after this step; once more to stop at once.", signal.Signals(signum).name)

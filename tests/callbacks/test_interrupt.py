@@ -1,0 +1,51 @@
+"""A signal stops a run at the next whole step, saved."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from clipkit.callbacks import Interrupt, RunInterrupted
+
+Fit = Callable[..., Any]
+
+
+class Send(pl.Callback):
+    """Sends this process a signal before a batch."""
+
+    def __init__(self, signum: int, batch: int) -> None:
+        self.signum, self.batch = signum, batch
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.batch:
+            os.kill(os.getpid(), self.signum)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_saves_after_the_step_and_says_where(fit: Fit, signum: int) -> None:
+    before = signal.getsignal(signum)
+    with pytest.raises(RunInterrupted) as stopped:
+        fit([Send(signum, 3), Interrupt()], trainer={"default_root_dir": str(Path.cwd())})
+    assert stopped.value.signum == signum
+    saved = torch.load(stopped.value.checkpoint, weights_only=True)
+    assert saved["global_step"] == 4
+    assert signal.getsignal(signum) == before
+
+
+def test_waits_for_the_end_of_accumulation(fit: Fit) -> None:
+    trainer = {"accumulate_grad_batches": 4, "default_root_dir": str(Path.cwd())}
+    with pytest.raises(RunInterrupted) as stopped:
+        fit([Send(signal.SIGTERM, 4), Interrupt()], trainer=trainer)
+    assert torch.load(stopped.value.checkpoint, weights_only=True)["global_step"] == 2
+
+
+def test_a_second_signal_does_not_wait(fit: Fit) -> None:
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit([Send(signal.SIGINT, 1), Send(signal.SIGINT, 1), Interrupt()])
