@@ -1,0 +1,109 @@
+"""``clipkit fit``: train an experiment."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipkit.cli.explain import ConfigError, Place
+
+if TYPE_CHECKING:
+    from clipkit.cli.config import Experiment
+
+__all__ = ["add_arguments", "add_config_arguments", "load", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options; what is left over are overrides."""
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="parameters, shapes, steps, memory and one tiny step, but no training"
+    )
+    resume = "go on from a checkpoint of an earlier run, in the same run"
+    parser.add_argument("--resume", metavar="CHECKPOINT", help=resume)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what every command that takes an experiment has."""
+    parser.add_argument(
+        "-c",
+        "--config",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="an experiment: a YAML file, or the name of a shipped one (emoji); repeatable, later files win",
+    )
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module whose classes may be named, besides clipkit, torch, lightning and .py files beside the experiment",
+    )
+    parser.add_argument("--print_config", action="store_true", help="print the experiment with every default, and end")
+    parser.usage = f"{parser.prog} -c FILE [options] [--SECTION.KEY=VALUE ...]"
+    example = "--data.batch_size=64 --trainer.max_epochs 3"
+    parser.epilog = f"Any value of the experiment is changed by its dotted key: {example}"
+    parser.set_defaults(overrides=[])
+
+
+def load(args: argparse.Namespace) -> Experiment | None:
+    """Load the experiment of a command line; None once it was only to be printed.
+
+    Raises:
+        ConfigError: For the first mistake in it.
+    """
+    from clipkit.cli.config import load_experiment
+
+    experiment = load_experiment(args.config, args.overrides, args.trust)
+    for note in experiment.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if args.print_config:
+        print(experiment.to_yaml(), end="")
+        return None
+    return experiment
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train.
+
+    Args:
+        args: As declared by ``add_arguments``, with ``overrides``.
+
+    Returns:
+        0; 1 where the run failed for a reason that was said; 128 and the signal's number where one stopped it.
+
+    Raises:
+        ConfigError: For the first mistake in the experiment, or a checkpoint that is not there.
+    """
+    if args.resume is not None and not Path(args.resume).is_file():
+        raise ConfigError(f"--resume {args.resume}: there is no such file.", Place("command line"))
+    experiment = load(args)
+    if experiment is None:
+        return 0
+    from clipkit.cli.session import quiet
+
+    quiet()
+    return _dry_run(experiment) if args.dry_run else _train(args, experiment)
+
+
+def _train(args: argparse.Namespace, experiment: Experiment) -> int:
+    from clipkit.cli.session import closing, default_callbacks, ended_well, tracker
+    from clipkit.tracking import run_of_checkpoint
+
+    codes: list[int] = []
+    run_id = run_of_checkpoint(args.resume) if args.resume else None
+    with ended_well(args, experiment, codes):
+        task, data, trainer = experiment.build(default_callbacks(experiment), tracker(run_id))
+        trainer.fit(task, datamodule=data, ckpt_path=args.resume, weights_only=True if args.resume else None)
+        closing(trainer)
+    return codes[0] if codes else 0
+
+
+def _dry_run(experiment: Experiment) -> int:
+    from clipkit.cli.dry_run import dry_run
+
+    dry_run(experiment.build(default_logger=lambda: None))
+    return 0

@@ -1,0 +1,152 @@
+"""A training session of the command line: its default callbacks, what it says at the end, and how it can end."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import signal
+import sys
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import Logger
+from rich.console import Console
+
+from clipkit.callbacks import (
+    EvaluateTasks,
+    Health,
+    Interrupt,
+    NonFiniteLoss,
+    RunInterrupted,
+    SamplePosition,
+    TrainingProgress,
+    ValidationRetrieval,
+)
+from clipkit.cli.config import Experiment
+from clipkit.cli.explain import ConfigError
+from clipkit.evaluation.report import to_table
+from clipkit.tracking import LogPictures, MLflowLogger, TrackRun
+from clipkit.types import ArgumentError
+
+__all__ = ["closing", "default_callbacks", "ended_well", "quiet", "tracker"]
+
+OUT_OF_MEMORY = """out of memory. What takes least away, first:
+  --data.batch_size={smaller}                       fewer images a step on each device (negatives too)
+  --trainer.precision=bf16-mixed               half the activations
+  --model.model.vision.image_size=SMALLER      fewer pixels
+  --model.model.text.context_length=SMALLER    fewer tokens
+  --model.trainable.vision=none                no activations or gradients kept for that tower
+`clipkit fit -c ... --dry-run` estimates the memory of a step before it is made."""
+
+
+def quiet() -> None:
+    """Leave out what libraries say to nobody in particular; clipkit says what matters itself."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec.*",
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*number of training batches.*smaller than the logging interval.*",
+        ".*lr_scheduler.step.*before.*optimizer.step.*",
+        ".*weights_only.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def default_callbacks(experiment: Experiment) -> list[pl.Callback]:
+    """What watches every run of the command line; one of the same class in the YAML takes its place."""
+    watching: list[pl.Callback] = [TrainingProgress(), SamplePosition(), Health(), TrackRun(experiment.to_yaml())]
+    if experiment.config.get("data", {}).get("val") or experiment.config.get("data", {}).get("val_fraction"):
+        watching += [ValidationRetrieval(), LogPictures()]
+    return [*watching, Interrupt()]
+
+
+def tracker(run_id: str | None) -> Callable[[], Logger]:
+    """Makes the logger of an experiment that names none: MLflow, in ``mlflow.db``.
+
+    Args:
+        run_id: The run to continue, or None.
+    """
+    return lambda: MLflowLogger(run_id=run_id)
+
+
+@contextmanager
+def ended_well(args: Namespace, experiment: Experiment, codes: list[int]) -> Iterator[None]:
+    """Turn the ends a run can come to into a few words and an exit code, appended to ``codes``."""
+    try:
+        yield
+    except RunInterrupted as stop:
+        _say(f"{signal.Signals(stop.signum).name}: stopped after a whole step and saved. To go on:")
+        _say(f"  {_again(args, stop.checkpoint)}")
+        codes.append(128 + stop.signum)
+    except NonFiniteLoss as error:
+        _say(f"stopped: {error}")
+        codes.append(1)
+    except ArgumentError as error:
+        raise ConfigError(f"{error.argument}: {error.message}") from error
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
+            raise  # what the CPU's allocator says is a plain RuntimeError
+        batch_size = experiment.config.get("data", {}).get("batch_size", 2)
+        _say(OUT_OF_MEMORY.format(smaller=max(1, int(batch_size) // 2)))
+        codes.append(1)
+
+
+def closing(trainer: pl.Trainer) -> None:
+    """What a finished run says: results, findings, the best checkpoint, and how to see it all."""
+    if not trainer.is_global_zero:
+        return
+    console = Console()
+    results = _results(trainer)
+    if results:
+        console.print(to_table(results, title="results"))
+    for finding in next((c.findings for c in trainer.callbacks if isinstance(c, Health)), []):
+        console.print(f"health: {finding}", style="yellow", highlight=False)
+    saved = trainer.checkpoint_callback
+    best = getattr(saved, "best_model_path", "") or getattr(saved, "last_model_path", "")
+    if best:
+        score = getattr(saved, "best_model_score", None)
+        about = f"  ({saved.monitor} {float(score):.4f})" if score is not None and saved is not None else ""
+        _lines([f"checkpoint: {_near(best)}{about}"])
+    for logger in trainer.loggers:
+        _lines(getattr(logger, "closing_lines", list)())
+
+
+def _results(trainer: pl.Trainer) -> dict[str, dict[str, float]]:
+    results: dict[str, dict[str, float]] = {}
+    for callback in trainer.callbacks:
+        if isinstance(callback, EvaluateTasks):
+            results.update(callback.results)
+    figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    val = {name.removeprefix("val/"): value for name, value in figures.items() if name.startswith("val/")}
+    train = {"loss": figures["train/loss"]} if "train/loss" in figures else {}
+    return {name: part for name, part in (("train", train), ("val", val), *results.items()) if part}
+
+
+def _again(args: Namespace, checkpoint: Path) -> str:
+    words = ["clipkit", "fit"]
+    for file in args.config:
+        words += ["-c", file]
+    for module in args.trust:
+        words += ["--trust", module]
+    return shlex.join([*words, *args.overrides, "--resume", _near(checkpoint)])
+
+
+def _near(path: str | Path) -> str:
+    path = Path(path).absolute()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _lines(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line)  # not through rich, which would break a long line that is to be copied
+
+
+def _say(text: str) -> None:
+    print(f"clipkit fit: {text}" if not text.startswith(" ") else text, file=sys.stderr)

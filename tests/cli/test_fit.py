@@ -1,0 +1,180 @@
+"""``clipkit fit`` from its first line to its last: results, checkpoint, MLflow, interruption and going on."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import torch
+
+import clipkit
+from clipkit.cli.main import main
+
+YAML = """
+seed_everything: 3
+model:
+  model:
+    class_path: clipkit.models.DualEncoder
+    vision: {class_path: clipkit.towers.TimmTower, name: resnet10t, image_size: 32}
+    text: {class_path: clipkit.towers.BagOfWordsTower, width: 32}
+    head: {class_path: clipkit.heads.ContrastiveHead, embed_dim: 32}
+  objective: {class_path: clipkit.objectives.InfoNCE}
+  lr: 1e-3
+  warmup: 2
+data: {train: emoji/concepts, val: emoji/concepts, caption: name, batch_size: 32, workers: 0}
+trainer:
+  max_epochs: 1
+  limit_train_batches: 4
+  limit_val_batches: 2
+  accelerator: cpu
+  log_every_n_steps: 1
+  callbacks:
+    - {class_path: clipkit.callbacks.EvaluateTasks, tasks: [emoji/concepts]}
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      monitor: emoji/concepts/acc5
+      mode: max
+      save_last: true
+"""
+
+
+def tracking() -> mlflow.MlflowClient:
+    """The database of this test's own folder; MLflow keeps one connection a URI, so it has to be the whole path."""
+    return mlflow.MlflowClient(f"sqlite:///{Path('mlflow.db').absolute()}")
+
+
+@pytest.fixture
+def tiny() -> str:
+    """An experiment of four steps, in the folder the test runs in."""
+    Path("tiny.yaml").write_text(YAML, encoding="utf-8")
+    return "tiny.yaml"
+
+
+@pytest.fixture
+def cluster_of(tiny: str) -> Iterator[Any]:
+    """Starts the real command as the leader of a process group and ends the group in the end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*words: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "clipkit", *words]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_run_says_what_it_did_and_where_to_see_it(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "-c", tiny]) == 0
+    out = capsys.readouterr().out
+    assert "emoji/concepts" in out
+    assert "image_to_text_R@1" in out
+    (checkpoint,) = re.findall(r"^checkpoint: (\S+\.ckpt)  \(emoji/concepts/acc5", out, re.MULTILINE)
+    assert clipkit.load(checkpoint).head.embed_dim == 32
+    assert "mlflow server --backend-store-uri sqlite:///mlflow.db" in out
+    (run_id,) = re.findall(r"this run: .*/runs/(\w+)", out)
+    client = tracking()
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.lr"] == "0.001"
+    assert len(client.get_metric_history(run_id, "train/loss")) == 4
+    assert "emoji/concepts/acc5" in run.data.metrics
+    assert {"val/image_to_text_R_at_1", "health/grad_norm_vision", "health/rank_text"} <= run.data.metrics.keys()
+    pictures = {Path(file.path).suffix for file in client.list_artifacts(run_id, "pictures")}
+    assert ".png" in pictures
+
+
+def test_resume_goes_on_in_the_same_run(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "-c", tiny]) == 0
+    first = re.findall(r"this run: .*/runs/(\w+)", capsys.readouterr().out)
+    (last,) = Path.cwd().rglob("last.ckpt")
+    assert main(["fit", "-c", tiny, "--trainer.max_epochs=2", "--resume", str(last)]) == 0
+    assert re.findall(r"this run: .*/runs/(\w+)", capsys.readouterr().out) == first
+    client = tracking()
+    steps = [metric.step for metric in client.get_metric_history(first[0], "train/loss")]
+    assert steps == list(range(8))
+    assert client.get_run(first[0]).info.status == "FINISHED"
+
+
+def test_dry_run_tells_and_trains_nothing(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "-c", tiny, "--dry-run", "--trainer.accumulate_grad_batches=2"]) == 0
+    out = capsys.readouterr().out
+    for said in ("TimmTower", "BagOfWordsTower", "(32, 3, 32, 32) uint8", "64 = 32 a device x 1 devices x 2", "3.466"):
+        assert said in out, said
+    assert "negatives come from 32" in out
+    assert re.search(r"one step of 4 samples on cpu: loss \d\.\d+, then \d\.\d+", out)
+    assert not Path("runs").exists()
+    assert not Path("mlflow.db").exists()
+
+
+def test_other_loggers_and_none(tiny: str) -> None:
+    assert main(["fit", "-c", tiny, "--trainer.logger=false", "--trainer.default_root_dir=."]) == 0
+    assert not Path("mlflow.db").exists()
+    csv = "--trainer.logger={class_path: lightning.pytorch.loggers.CSVLogger, save_dir: csv}"
+    assert main(["fit", "-c", tiny, csv]) == 0
+    assert list(Path("csv").rglob("metrics.csv"))
+
+
+def test_out_of_memory_names_what_to_change(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def forward(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr("clipkit.objectives.InfoNCE.forward", forward)
+    assert main(["fit", "-c", tiny, "--trainer.logger=false", "--trainer.default_root_dir=."]) == 1
+    err = capsys.readouterr().err
+    assert "--data.batch_size=16" in err
+    assert "Traceback" not in err
+
+
+def test_non_finite_loss_stops_with_positions(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from clipkit.types import ObjectiveOutput
+
+    def forward(self: Any, outputs: Any, batch: Any) -> ObjectiveOutput:
+        return ObjectiveOutput(outputs.image.sum() * float("nan"), {})
+
+    monkeypatch.setattr("clipkit.objectives.InfoNCE.forward", forward)
+    words = ["--trainer.logger=false", "--trainer.default_root_dir=.", "--trainer.limit_train_batches=6"]
+    assert main(["fit", "-c", tiny, *words]) == 1
+    err = capsys.readouterr().err
+    assert re.search(r"stopped: the gradients of step \d are not finite .*96, 97, 98", err)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_by_a_signal_and_continued(cluster_of: Any, signum: int, code: int) -> None:
+    many = ["--trainer.max_epochs=500", "--trainer.limit_val_batches=0", "--data.workers=1", "--trainer.callbacks=null"]
+    process = cluster_of("fit", "-c", "tiny.yaml", *many)
+    deadline = time.monotonic() + 240
+    while not list(Path("runs").rglob("*.ckpt")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.2)
+    os.killpg(process.pid, signum)  # as a terminal and a scheduler do: the loader's workers get it too
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, out + err
+    assert "Traceback" not in err
+    (line,) = re.findall(r"^  (clipkit fit .*)$", err, re.MULTILINE)
+    words = shlex.split(line)[1:]
+    saved = torch.load(words[-1], weights_only=True)
+    run = tracking().search_runs(["1"])[0]
+    assert run.info.status == "KILLED"
+    done = saved["global_step"]
+    epochs = saved["epoch"] + 1
+    assert main([*words, f"--trainer.max_epochs={epochs}"]) == 0
+    assert tracking().get_run(run.info.run_id).info.status == "FINISHED"
+    (checkpoint, *_) = sorted(Path("runs").rglob("*.ckpt"), key=lambda path: -path.stat().st_mtime)
+    assert torch.load(checkpoint, weights_only=True)["global_step"] >= done
