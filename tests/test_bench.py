@@ -1,0 +1,91 @@
+"""The speeds that docs/benchmarks.md tells, printed as rows of its tables; nothing is asserted of a clock."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.bench
+
+
+@pytest.fixture
+def tell(capsys) -> Callable[[str, str], None]:
+    """Print a row past pytest's capture."""
+
+    def row(what: str, figure: str) -> None:
+        with capsys.disabled():
+            print(f"\n| {what} | {figure} |", end="")
+
+    return row
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    from clipkit.cli.config import load_experiment
+
+    return load_experiment(["emoji"], ["--trainer.logger=false", "--trainer.callbacks=[]"])
+
+
+def seconds(command: list[str], times: int = 7) -> float:
+    """Median wall time of a command."""
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def rate(steps: int, images: int, step: Callable[[], object]) -> float:
+    """Images a second, two steps of warm-up left out."""
+    step(), step()
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return steps * images / (time.perf_counter() - start)
+
+
+def test_the_machine(tell):
+    tell("machine", f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+
+
+def test_help(tell):
+    bare = seconds([sys.executable, "-c", "pass"])
+    helped = seconds([sys.executable, "-m", "clipkit", "--help"])
+    tell("`clipkit --help`", f"{1000 * helped:.0f} ms, {helped / bare:.1f} times a bare interpreter")
+
+
+def test_import(tell):
+    tell("`import clipkit`", f"{1000 * seconds([sys.executable, '-c', 'import clipkit']):.0f} ms")
+
+
+def test_loading(tell, experiment):
+    task, data, _ = experiment.build()
+    data.inputs, data.workers = task.model.inputs, 0
+    batches = iter(data.train_dataloader())
+    tell("embedded set to batches, one process", f"{rate(8, data.batch_size, lambda: next(batches)):.0f} images/s")
+
+
+def test_training_steps(tell, experiment):
+    task, data, _ = experiment.build()
+    data.inputs, data.workers = task.model.inputs, 0
+    batches = itertools.cycle(list(itertools.islice(data.train_dataloader(), 4)))
+    optimizer = torch.optim.AdamW(task.parameters(), lr=1e-4, fused=True)
+
+    def step() -> None:
+        batch = next(batches)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = task.objective(task.model(batch), batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    tell("`emoji` steps, bf16, batch 256, data in memory", f"{rate(8, data.batch_size, step):.0f} images/s")

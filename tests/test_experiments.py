@@ -1,0 +1,93 @@
+"""Every shipped experiment through the command line: checked, one optimiser step, a checkpoint, loaded, evaluated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+import clipkit
+from clipkit.cli.config import load_experiment, shipped_experiments
+from clipkit.cli.main import main
+
+SHORT = (
+    "--trainer.max_steps=1",
+    "--trainer.accelerator=cpu",
+    "--trainer.devices=1",
+    "--trainer.precision=32-true",
+    "--trainer.logger=false",
+    "--trainer.default_root_dir=.",
+    "--trainer.check_val_every_n_epoch=1",
+    "--trainer.limit_val_batches=1",
+    "--data.workers=0",
+    "--data.batch_size=8",
+)
+
+# What a CPU with two cores cannot do in a test's time is made smaller: depth and pixels, never the kind of model.
+CLIP_TEXT = ("--model.model.text.layers=1",)
+SMALLER: dict[str, tuple[str, ...]] = {
+    "emoji": (),
+    "emoji_siglip": (),
+    "vit_b32": ("--model.model.vision.image_size=64", "--model.model.vision.timm_kwargs={depth: 1}", *CLIP_TEXT),
+    "rn50": ("--model.model.vision.image_size=64", *CLIP_TEXT),
+    "vit_l14": ("--model.model.vision.image_size=56", "--model.model.vision.timm_kwargs={depth: 1}", *CLIP_TEXT),
+    "siglip_b16": ("--model.model.vision.image_size=64", "--model.model.vision.timm_kwargs={depth: 1}", *CLIP_TEXT),
+    "lit_b16": (
+        "--model.model.vision.pretrained=false",  # the weights are on a hub
+        "--model.model.vision.image_size=64",
+        "--model.model.vision.timm_kwargs={depth: 1}",
+        *CLIP_TEXT,
+    ),
+    "convnext_distilbert": (
+        "--model.model.vision.image_size=64",
+        "--model.model.text.config.n_layers=1",
+        "--model.model.text.config.dim=96",
+        "--model.model.text.config.hidden_dim=96",
+    ),
+}
+
+PARAMETERS = {"vit_b32": 151_277_313, "rn50": 102_007_137, "vit_l14": 427_616_513}
+
+
+def test_every_shipped_experiment_is_tested() -> None:
+    assert set(shipped_experiments()) == set(SMALLER)
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_yaml_is_short_and_says_what_to_expect(name: str) -> None:
+    lines = shipped_experiments()[name].read_text(encoding="utf-8").splitlines()
+    head = [line for line in lines if line.startswith("#")]
+    assert len([line for line in lines if line.strip() and not line.lstrip().startswith("#")]) <= 30
+    assert any(f"clipkit fit -c {name}" in line for line in head)
+    assert any(line.startswith("# Hardware:") for line in head)
+    assert any(line.startswith("# Expect") for line in head)
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_config_is_valid_as_it_stands(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "-c", name, "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["class_path"] == "clipkit.tasks.ContrastiveTask"
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_one_step_checkpoint_load_evaluate(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["fit", "-c", name, *SMALLER[name], *SHORT])
+    assert code == 0, capsys.readouterr().err
+    (checkpoint, *_) = sorted(Path.cwd().rglob("*.ckpt"))
+    model = clipkit.load(checkpoint)
+    assert model.encode_text(["a red heart"]).shape[0] == 1
+    assert main(["evaluate", str(checkpoint), "--tasks", "emoji/concepts", "--json", str(tmp_path / "out.json")]) == 0
+    results = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert 0 <= results["emoji/concepts"]["acc1"] <= results["emoji/concepts"]["acc5"] <= 1
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_counts_of_the_paper(name: str) -> None:
+    experiment = load_experiment(
+        [name], ["--trainer.logger=false", "--trainer.accelerator=cpu", "--trainer.precision=32-true"]
+    )
+    task, *_ = experiment.build()
+    assert sum(p.numel() for p in task.model.parameters()) == PARAMETERS[name]
