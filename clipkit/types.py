@@ -77,11 +77,14 @@ class ImageTextBatch(NamedTuple):
         return ImageTextBatch(image, tokens, mask, self.concept[:rows], self.position[:rows], extra)
 
     def to(self, device: torch.device | str) -> ImageTextBatch:
-        """The same batch on another device; towards an accelerator the copy may still be under way when this returns."""
+        """The same batch on another device; to an accelerator the copy may still be under way when this returns."""
         ahead = torch.device(device).type != "cpu"  # a copy to the CPU that is not waited for may be read too early
         extra = {name: value.to(device, non_blocking=ahead) for name, value in self.extra.items()}
-        columns = (self.image, self.tokens, self.mask, self.concept, self.position)
-        return ImageTextBatch(*(column.to(device, non_blocking=ahead) for column in columns), extra=extra)
+        image, tokens, mask, concept, position = (
+            column.to(device, non_blocking=ahead)
+            for column in (self.image, self.tokens, self.mask, self.concept, self.position)
+        )
+        return ImageTextBatch(image, tokens, mask, concept, position, extra)
 
 
 class Features(NamedTuple):

@@ -98,7 +98,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[s
 
 @pytest.mark.parametrize("concepts", CONCEPTS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_two_ranks_equal_one(two_ranks: list[dict[str, dict[str, torch.Tensor]]], objective: str, concepts: str) -> None:
+def test_two_ranks_equal_one(two_ranks: Any, objective: str, concepts: str) -> None:
     reference = loss_and_gradients(objective, concepts, slice(0, B))
     assert {"head.logit_scale", "vision.weight", "text.bias"} <= reference.keys()
     assert ("head.logit_bias" in reference) == (objective == "sigmoid")

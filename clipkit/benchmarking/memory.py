@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
@@ -98,14 +98,14 @@ def memory_curve(step: Callable[[], object]) -> MemoryCurve:
         step()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-    results = profile.profiler.kineto_results  # type: ignore[union-attr]  # there once the profile has ended
-    kind = torch.autograd.DeviceType.CUDA if torch.cuda.is_available() else torch.autograd.DeviceType.CPU
+    results: Any = profile.profiler.kineto_results  # there once the profile has ended
+    device = "CUDA" if torch.cuda.is_available() else "CPU"
     held, curve, names = 0, [0], [""]
     for event in sorted(results.events(), key=lambda event: event.start_ns()):
         if event.name() != "[memory]":
             curve.append(held)
             names.append(event.name())
-        elif event.device_type() == kind:
+        elif event.device_type().name == device:
             held += event.nbytes()
             curve[-1] = max(curve[-1], held)
     return MemoryCurve(np.array(curve, dtype=np.int64), names)
@@ -123,19 +123,19 @@ def _peak_at(two: MemoryCurve, four: MemoryCurve, batch_size: int) -> int:
 
 def _step(task: pl.LightningModule, batch: ImageTextBatch) -> None:
     outputs = task.model(batch)  # type: ignore[operator]  # a task's model
-    task.objective(outputs, batch).loss.backward()  # type: ignore[operator, union-attr]  # a task's objective
+    task.objective(outputs, batch).loss.backward()  # type: ignore[operator]  # a task's objective
     for parameter in task.parameters():
         parameter.grad = None
 
 
-def _objective(task: pl.LightningModule, outputs: Sequence[object], batch: ImageTextBatch, batch_size: int) -> int:
+def _objective(task: pl.LightningModule, outputs: Any, batch: ImageTextBatch, batch_size: int) -> int:
     rows = min(batch_size, MOST_PAIRS)
     index = torch.arange(rows, device=batch.image.device) % 2
 
     def step() -> None:
-        large = type(outputs)(*(_grown(value, index) for value in outputs))  # type: ignore[call-arg]  # a named tuple
+        large = type(outputs)(*(_grown(value, index) for value in outputs))
         ids = torch.arange(rows, device=index.device)
-        task.objective(large, batch._replace(concept=ids, position=ids)).loss.backward()  # type: ignore[operator, union-attr]
+        task.objective(large, batch._replace(concept=ids, position=ids)).loss.backward()  # type: ignore[operator]
 
     return int(peak_memory(step) * (batch_size / rows) ** 2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, WeightAveraging
@@ -114,10 +115,8 @@ def _averaged(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[No
             callback.on_validation_epoch_end(trainer, pl_module)
 
 
-def _evaluators(
-    names: Sequence[str], batch_size: int | None, benchmarks: Sequence[str]
-) -> dict[str, Evaluator]:
+def _evaluators(names: Sequence[str], batch_size: int | None, benchmarks: Sequence[str]) -> dict[str, Evaluator]:
     tasks = read_tasks(benchmarks)
     check_tasks(names, tasks)
-    overrides = {} if batch_size is None else {"batch_size": batch_size}
+    overrides: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
     return {name: make_evaluator(tasks[name], **overrides) for name in names}

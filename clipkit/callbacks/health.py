@@ -26,8 +26,8 @@ CHANCE = (
     "model.lr, fewer model.warmup steps, or look whether captions belong to their images"
 )
 CLAMPED = (
-    "logit_scale has been at its clamp ({scale:.0f}) for {steps} steps: the temperature is too cold to learn from. Try a "
-    "lower model.lr, or a smaller head.max_logit_scale"
+    "logit_scale has been at its clamp ({scale:.0f}) for {steps} steps: the temperature is too cold to learn from. Try "
+    "a lower model.lr, or a smaller head.max_logit_scale"
 )
 COLLAPSED = (
     "the {side} embeddings hardly differ (spread {spread:.3f}): the {side} tower has collapsed. Try a lower model.lr, "
@@ -84,7 +84,7 @@ class Health(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Measure gradients by child of the model, and skip the step where one is not finite."""
-        norms = {name: _grad_norm(child) for name, child in pl_module.model.named_children()}  # type: ignore[operator, union-attr]  # a task's model
+        norms = {name: _grad_norm(child) for name, child in pl_module.model.named_children()}  # type: ignore[union-attr]  # a task's model
         bad = ~torch.stack(list(norms.values())).isfinite().all()
         self._recent.append((trainer.global_step, self._window, bad))
         self._window = []
@@ -101,15 +101,15 @@ class Health(pl.Callback):
         """Look at the embeddings, the captions and the loss of a logged step."""
         found = outputs.get("outputs") if isinstance(outputs, dict) else None
         contrastive = {"image", "text", "logit_scale"} <= set(getattr(found, "_fields", ()))
-        if trainer.global_step % trainer.log_every_n_steps or not contrastive:
+        if trainer.global_step % _log_every(trainer) or not contrastive:
             return
         stats = _statistics(found, batch)
         pl_module.log_dict({f"health/{name}": value for name, value in stats.items()}, batch_size=len(batch.image))
-        values = {name: float(value) for name, value in stats.items()}
+        values = {name: float(value) for name, value in (*stats.items(), ("scale", found.logit_scale))}  # type: ignore[union-attr]  # looked for above
         self._watch_embeddings(values, len(batch.image))
         self._watch_captions(values, batch.tokens.shape[1])
         self._watch_loss(trainer, float(outputs["loss"]), len(batch.image))
-        self._watch_scale(pl_module, float(found.logit_scale), trainer.log_every_n_steps)
+        self._watch_scale(pl_module, float(values["scale"]), _log_every(trainer))
 
     def _watch_gradients(self, pl_module: pl.LightningModule, norms: dict[str, Tensor]) -> None:
         pl_module.log_dict({f"health/grad_norm_{name}": norm for name, norm in norms.items()})
@@ -168,14 +168,19 @@ class Health(pl.Callback):
 
     @staticmethod
     def _is_log_step(trainer: pl.Trainer) -> bool:
-        return (trainer.global_step + 1) % trainer.log_every_n_steps == 0
+        return (trainer.global_step + 1) % _log_every(trainer) == 0
+
+
+def _log_every(trainer: Any) -> int:
+    return int(trainer.log_every_n_steps)  # Lightning sets it where mypy does not see it
 
 
 def _grad_norm(module: torch.nn.Module) -> Tensor:
     grads = [p.grad for p in module.parameters() if p.grad is not None]
     if not grads:
         return next((p.new_zeros(()) for p in module.parameters()), torch.zeros(()))
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)).float())
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)).float())
+    return norm
 
 
 def _statistics(found: Any, batch: ImageTextBatch) -> dict[str, Tensor]:

@@ -1,30 +1,45 @@
-"""Tells the data module how far the optimiser has come."""
+"""Counts the samples that training has consumed, so that a resumed run goes on with the next one."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
 
 __all__ = ["SamplePosition"]
 
 
-class SamplePosition(Callback):
-    """Keeps ``datamodule.position`` at what the optimiser has consumed, for a checkpoint to hold.
+class SamplePosition(pl.Callback):
+    """Advances the data module (its ``advance``) at each optimiser step; a data module without that is left alone.
 
-    It is a callback and not part of the task, because ``ModelCheckpoint`` saves before the task's own hook of the same name.
+    It is a callback because ModelCheckpoint saves before the LightningModule's own hook for the end of a batch, which
+    would be one step late. It may stand anywhere among the callbacks: those that save come last. Gradients that are
+    being accumulated are not saved, so a checkpoint made between two optimiser steps goes back to the earlier one.
     """
+
+    def __init__(self) -> None:
+        self.pending = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin between two optimiser steps."""
+        self.pending = 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Advance at the boundaries of optimiser steps."""
+        """Count the batches of an optimiser step once it is taken."""
+        self.pending += 1
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch:
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            data.epoch, data.position = trainer.current_epoch, (batch_idx + 1) * data.batch_size * trainer.world_size
+            advance = getattr(getattr(trainer, "datamodule", None), "advance", None)
+            if advance is not None:
+                advance(self.pending)
+            self.pending = 0
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin the next epoch."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        data.epoch, data.position = trainer.current_epoch + 1, 0
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let the trainer's count of batches agree with the data module's."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            for state in counts:
+                counts[state] -= self.pending

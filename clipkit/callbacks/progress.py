@@ -77,8 +77,8 @@ class TrainingProgress(ProgressBar):
         self._close()
 
     def _show(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: float, seconds: float) -> None:
-        head = getattr(pl_module.model, "head", None)
-        scale = f"  scale {float(head.logit_scale.detach().exp()):.1f}" if hasattr(head, "logit_scale") else ""
+        scale = getattr(getattr(pl_module.model, "head", None), "logit_scale", None)
+        scale = f"  scale {float(scale.detach().exp()):.1f}" if scale is not None else ""
         figures = f"loss {loss:.3f}{scale}  {self._images / seconds:,.0f} images/s"
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         epoch, total = f"epoch {trainer.current_epoch + 1}/{epochs}", _steps(trainer)

@@ -40,7 +40,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="a module whose classes may be named, besides clipkit, torch, lightning and .py files beside the experiment",
+        help="a module whose classes may be named, besides clipkit, torch, lightning and .py files beside FILE",
     )
     parser.add_argument("--print_config", action="store_true", help="print the experiment with every default, and end")
     parser.usage = f"{parser.prog} -c FILE [options] [--SECTION.KEY=VALUE ...]"

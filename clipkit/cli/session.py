@@ -11,6 +11,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -106,13 +107,13 @@ def closing(trainer: pl.Trainer) -> None:
     results = _results(trainer)
     if results:
         console.print(to_table(results, title="results"))
-    for finding in next((c.findings for c in trainer.callbacks if isinstance(c, Health)), []):
+    for finding in next((c.findings for c in _callbacks(trainer) if isinstance(c, Health)), []):
         console.print(f"health: {finding}", style="yellow", highlight=False)
-    saved = trainer.checkpoint_callback
+    saved: Any = trainer.checkpoint_callback
     best = getattr(saved, "best_model_path", "") or getattr(saved, "last_model_path", "")
     if best:
         score = getattr(saved, "best_model_score", None)
-        about = f"  ({saved.monitor} {float(score):.4f})" if score is not None and saved is not None else ""
+        about = f"  ({saved.monitor} {float(score):.4f})" if score is not None else ""
         _lines([f"checkpoint: {_near(best)}{about}"])
     for logger in trainer.loggers:
         _lines(getattr(logger, "closing_lines", list)())
@@ -120,13 +121,17 @@ def closing(trainer: pl.Trainer) -> None:
 
 def _results(trainer: pl.Trainer) -> dict[str, dict[str, float]]:
     results: dict[str, dict[str, float]] = {}
-    for callback in trainer.callbacks:
+    for callback in _callbacks(trainer):
         if isinstance(callback, EvaluateTasks):
             results.update(callback.results)
     figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
     val = {name.removeprefix("val/"): value for name, value in figures.items() if name.startswith("val/")}
     train = {"loss": figures["train/loss"]} if "train/loss" in figures else {}
     return {name: part for name, part in (("train", train), ("val", val), *results.items()) if part}
+
+
+def _callbacks(trainer: Any) -> list[pl.Callback]:
+    return list(trainer.callbacks)  # Lightning sets it where mypy does not see it
 
 
 def _again(args: Namespace, checkpoint: Path) -> str:

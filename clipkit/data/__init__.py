@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from clipkit.data.augment import ColorJitter, Flip, Grayscale, RandomAffine, RandomResizedCrop, SampleTransform, Tint
-from clipkit.data.collate import CaptionChoice, CaptionedImages, Collate, Sample
+from clipkit.data.captions import CaptionChoice, choose_captions
+from clipkit.data.collate import CaptionedImages, Collate, Sample
+from clipkit.data.hashes import fingerprint
 from clipkit.data.images import fit_image, open_image, pixels, to_pixels
 from clipkit.data.module import CaptionDataModule
-from clipkit.data.order import EpochBatches, SampleKey, distinct_order, epoch_order, sample_rng
-from clipkit.data.source import fingerprint, load_rows
+from clipkit.data.order import EpochBatches, Place, SampleKey, distinct_order, epoch_order, sample_rng
+from clipkit.data.source import load_rows
 
 __all__ = [
     "CaptionChoice",
@@ -18,12 +20,14 @@ __all__ = [
     "EpochBatches",
     "Flip",
     "Grayscale",
+    "Place",
     "RandomAffine",
     "RandomResizedCrop",
     "Sample",
     "SampleKey",
     "SampleTransform",
     "Tint",
+    "choose_captions",
     "distinct_order",
     "epoch_order",
     "fingerprint",

@@ -1,12 +1,20 @@
-"""Sample transforms: ``(image, captions, rng) -> (image, captions)``, so that one may change both together."""
+"""Sample transforms: ``(image, captions, rng) -> (image, captions)``, so that one may change both together.
+
+The captions are those drawn for the image, one a view of the text. A transform draws from ``rng`` alone, which belongs
+to the sample, and gives back images in RGB of any size: the model's size is made at the end.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
+
+from clipkit.types import ArgumentError
 
 __all__ = ["ColorJitter", "Flip", "Grayscale", "RandomAffine", "RandomResizedCrop", "SampleTransform", "Tint"]
 
@@ -21,25 +29,46 @@ class RandomResizedCrop:
     Args:
         scale: Least and most share of the area.
         ratio: Least and most width over height.
+        size: Side to stretch the part to, the model's; None leaves it as it is, for the final crop to cut.
+        interpolation: How it is stretched.
     """
 
     scale: tuple[float, float] = (0.9, 1.0)
     ratio: tuple[float, float] = (0.75, 4 / 3)
+    size: int | None = None
+    interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _check_range("scale", self.scale, 1.0)
+        _check_range("ratio", self.ratio, float("inf"))
 
     def __call__(self, image: Image.Image, captions: list[str], rng: np.random.Generator) -> Sample:
-        """Crop; resizing is left to the end, when the model's size is known."""
-        area = image.width * image.height * rng.uniform(*self.scale)
-        ratio = np.exp(rng.uniform(*np.log(self.ratio)))
-        width = min(image.width, max(1, round(float(np.sqrt(area * ratio)))))
-        height = min(image.height, max(1, round(float(np.sqrt(area / ratio)))))
-        left = int(rng.integers(image.width - width + 1))
-        top = int(rng.integers(image.height - height + 1))
-        return image.crop((left, top, left + width, top + height)), captions
+        """Crop, and stretch where a size is given."""
+        left, top, width, height = self._part(image, rng)
+        box = (left, top, left + width, top + height)
+        if self.size is None:
+            return image.crop(box), captions
+        return image.crop(box).resize((self.size,) * 2, getattr(Image.Resampling, self.interpolation.upper())), captions
+
+    def _part(self, image: Image.Image, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        low, high = np.log(self.ratio)
+        for _ in range(10):
+            area = image.width * image.height * rng.uniform(*self.scale)
+            ratio = np.exp(rng.uniform(low, high))
+            width, height = round(float(np.sqrt(area * ratio))), round(float(np.sqrt(area / ratio)))
+            if 0 < width <= image.width and 0 < height <= image.height:
+                free_x, free_y = image.width - width, image.height - height
+                return int(rng.integers(free_x + 1)), int(rng.integers(free_y + 1)), width, height
+        # The image is too long for any such part: the largest central one of a shape allowed.
+        width = min(image.width, max(1, round(image.height * self.ratio[1])))
+        height = min(image.height, max(1, round(image.width / self.ratio[0])))
+        return (image.width - width) // 2, (image.height - height) // 2, width, height
 
 
 @dataclass(frozen=True)
 class RandomAffine:
-    """Zoom in or out, turn, stretch and shift, as drawings are placed differently in their frames; white comes in at the edges.
+    """Zoom, turn, stretch and shift, as drawings are placed differently in their frames; white comes in at the edges.
 
     Args:
         scale: Least and most side of the window that is kept, over the image's; above 1 zooms out.
@@ -52,6 +81,10 @@ class RandomAffine:
     degrees: float = 12.0
     stretch: float = 0.15
     shift: float = 0.08
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        _check_range("scale", self.scale, float("inf"))
 
     def __call__(self, image: Image.Image, captions: list[str], rng: np.random.Generator) -> Sample:
         """Move the drawing; the size stays."""
@@ -76,18 +109,37 @@ class Flip:
 
     Args:
         p: How often.
-        words: Pairs of words that change places, lower-case.
+        words: Pairs of words that change places, lower-case; whole words, or any part where the script has no capitals.
     """
 
     p: float = 0.5
     words: tuple[tuple[str, str], ...] = (("left", "right"),)
 
+    def __post_init__(self) -> None:
+        """Check the share."""
+        _check_share(self.p)
+
     def __call__(self, image: Image.Image, captions: list[str], rng: np.random.Generator) -> Sample:
         """Flip image and captions together, or neither."""
         if rng.random() >= self.p:
             return image, captions
-        swap = {a: b for pair in self.words for a, b in (pair, pair[::-1])}
-        return ImageOps.mirror(image), [" ".join(swap.get(word, word) for word in text.split(" ")) for text in captions]
+        return ImageOps.mirror(image), [self._pattern.sub(self._other, text) for text in captions]
+
+    @cached_property
+    def _swap(self) -> dict[str, str]:
+        return {a: b for pair in self.words for a, b in (tuple(pair), tuple(pair)[::-1])}
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        words = sorted(self._swap, key=len, reverse=True)
+        whole = [rf"\b{re.escape(word)}\b" if word.upper() != word else re.escape(word) for word in words]
+        return re.compile("|".join(whole) or r"(?!)", re.IGNORECASE)
+
+    def _other(self, found: re.Match[str]) -> str:
+        word, other = found[0], self._swap[found[0].lower()]
+        if len(word) > 1 and word.isupper():
+            return other.upper()
+        return other[:1].upper() + other[1:] if word[:1].isupper() else other
 
 
 @dataclass(frozen=True)
@@ -106,12 +158,17 @@ class ColorJitter:
     saturation: float = 0.4
     p: float = 0.8
 
+    def __post_init__(self) -> None:
+        """Check the share."""
+        _check_share(self.p)
+
     def __call__(self, image: Image.Image, captions: list[str], rng: np.random.Generator) -> Sample:
         """Change the colours, or not."""
         if rng.random() < self.p:
             enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
             for enhance, x in zip(enhancers, (self.brightness, self.contrast, self.saturation), strict=True):
-                image = enhance(image).enhance(float(rng.uniform(max(0.0, 1 - x), 1 + x)))
+                if x:
+                    image = enhance(image).enhance(float(rng.uniform(max(0.0, 1 - x), 1 + x)))
         return image, captions
 
 
@@ -124,6 +181,10 @@ class Grayscale:
     """
 
     p: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the share."""
+        _check_share(self.p)
 
     def __call__(self, image: Image.Image, captions: list[str], rng: np.random.Generator) -> Sample:
         """Grey, or as it was."""
@@ -147,3 +208,13 @@ class Tint:
         gain = 1 + rng.uniform(-self.strength, self.strength) + rng.uniform(-self.channel, self.channel, 3)
         table = 255 - (255 - np.arange(256)) * gain[:, None]  # (3, 256)
         return image.point(table.clip(0, 255).astype(np.uint8).flatten().tolist()), captions
+
+
+def _check_range(argument: str, given: tuple[float, float], most: float) -> None:
+    if not 0 < given[0] <= given[1] <= most:
+        raise ArgumentError(argument, f"{list(given)} is not [least, most] with both above 0 and at most {most}")
+
+
+def _check_share(p: float) -> None:
+    if not 0 <= p <= 1:
+        raise ArgumentError("p", f"{p} is not in [0, 1]")

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from datasets import Dataset, Image
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from clipkit.data.augment import SampleTransform
+from clipkit.data.captions import CaptionChoice
+from clipkit.data.hashes import stable_id
 from clipkit.data.images import fit_image, open_image, to_pixels
 from clipkit.data.order import SampleKey, sample_rng
-from clipkit.data.source import stable_id
 from clipkit.tokens import Tokenizer
 from clipkit.types import ImageTextBatch, InputSpec
 
-__all__ = ["CaptionChoice", "CaptionedImages", "Collate", "Sample"]
+__all__ = ["CaptionedImages", "Collate", "Sample"]
 
 
 class Sample(NamedTuple):
@@ -29,46 +29,6 @@ class Sample(NamedTuple):
     concept: int
     position: int
     extra: dict[str, Any]
-
-
-class CaptionChoice(NamedTuple):
-    """How one caption is made from a row that has several.
-
-    Attributes:
-        columns: Column to weight; a column holds a string or a list of strings.
-        language_column: Column parallel to the captions, naming each one's language.
-        languages: The languages to draw from; empty for all.
-        templates: Frames with one ``{}``, drawn evenly; ``("{}",)`` for none.
-    """
-
-    columns: Mapping[str, float]
-    language_column: str | None = None
-    languages: tuple[str, ...] = ()
-    templates: tuple[str, ...] = ("{}",)
-
-    def candidates(self, row: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Column to its captions in this row, empty columns left out."""
-        found = {column: self._of_column(row, column) for column in self.columns}
-        return {column: captions for column, captions in found.items() if captions}
-
-    def draw(self, captions: Mapping[str, list[str]], rng: np.random.Generator | None) -> str:
-        """One caption: a column by weight, a caption of it, a template; the first of each where there is no ``rng``."""
-        if not captions:
-            return ""
-        if rng is None:
-            return self.templates[0].replace("{}", next(iter(captions.values()))[0])
-        weights = np.array([self.columns[column] for column in captions], dtype=np.float64)
-        column = list(captions)[int(rng.choice(len(weights), p=weights / weights.sum()))]
-        text = captions[column][int(rng.integers(len(captions[column])))]
-        return self.templates[int(rng.integers(len(self.templates)))].replace("{}", text)
-
-    def _of_column(self, row: Mapping[str, Any], column: str) -> list[str]:
-        value = row[column]
-        texts = [value] if isinstance(value, str) else list(value or [])
-        if self.language_column is None or not self.languages or isinstance(value, str):
-            return texts
-        spoken = row[self.language_column]
-        return [text for text, language in zip(texts, spoken, strict=True) if language in self.languages]
 
 
 class CaptionedImages(TorchDataset[Sample]):
@@ -100,8 +60,8 @@ class CaptionedImages(TorchDataset[Sample]):
     ) -> None:
         self.spec, self.image, self.choice, self.concept = spec, image, choice, concept
         self.extra, self.transforms, self.seed, self.train = tuple(extra), tuple(transforms), seed, train
-        columns = {image, *choice.columns, *extra, *([concept] if concept not in ("row", "caption") else [])}
-        columns |= {choice.language_column} if choice.language_column else set()
+        columns = {image, *choice.columns, *choice.language_of.values(), *extra}
+        columns |= {concept} if concept not in ("row", "caption") else set()
         self.rows = rows.select_columns(sorted(columns)).cast_column(image, Image(decode=False))
 
     def __len__(self) -> int:
@@ -109,7 +69,11 @@ class CaptionedImages(TorchDataset[Sample]):
         return len(self.rows)
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> list[Sample]:
-        """A batch of samples, read in one go."""
+        """A batch of samples, read in one go.
+
+        Raises:
+            ValueError: For a row that cannot be read; it says which.
+        """
         columns = self.rows[[key.row for key in keys]]
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         return [self._sample(row, key) for row, key in zip(rows, keys, strict=True)]
@@ -119,15 +83,23 @@ class CaptionedImages(TorchDataset[Sample]):
         return self.__getitems__([key])[0]
 
     def _sample(self, row: dict[str, Any], key: SampleKey) -> Sample:
-        rng = sample_rng(self.seed, key.epoch, key.position, 1) if self.train else None
-        image, captions = open_image(row[self.image]), self.choice.candidates(row)
-        caption = self.choice.draw(captions, rng)
+        rng = sample_rng(self.seed, key.epoch, key.position) if self.train else None
+        try:
+            image, caption = open_image(row[self.image]), self.choice.draw(self.choice.candidates(row), rng)
+        except Exception as error:  # decoders raise anything
+            path = (row[self.image] or {}).get("path")
+            where = f"row {key.row}" + (f" ({path})" if path else "")
+            raise ValueError(f"{where} of the {'training' if self.train else 'validation'} rows: {error}") from error
         if rng is not None:
             for transform in self.transforms:
                 image, (caption, *_) = transform(image, [caption], rng)
-        concept = key.row if self.concept == "row" else stable_id(caption if self.concept == "caption" else row[self.concept])
-        extra = {name: row[name] for name in self.extra}
-        return Sample(to_pixels(fit_image(image, self.spec, rng)), caption, concept, key.position, extra)
+        pixels, concept = to_pixels(fit_image(image, self.spec, rng)), self._concept(row, key, caption)
+        return Sample(pixels, caption, concept, key.position, {name: row[name] for name in self.extra})
+
+    def _concept(self, row: dict[str, Any], key: SampleKey, caption: str) -> int:
+        if self.concept == "row":
+            return key.row
+        return stable_id(caption if self.concept == "caption" else row[self.concept])
 
 
 class Collate:

@@ -9,64 +9,81 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from clipkit.types import InputSpec
 
 __all__ = ["fit_image", "open_image", "pixels", "to_pixels"]
 
+USUAL_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # "I" is what 16-bit PGM files come as
+STRETCH = 16
+
 
 def open_image(value: Any) -> Image.Image:
-    """An upright RGB image, transparency laid on white.
+    """An upright RGB image of 8 bits a channel, transparency laid on white; of an animation the first frame.
 
     Args:
-        value: A PIL image, a path, encoded bytes, an (H, W, 3) uint8 array, or the ``{"bytes", "path"}`` of a data set.
+        value: A PIL image, a path, encoded bytes, a uint8 array (H, W), (H, W, 3) or (H, W, 4), or the
+            ``{"bytes", "path"}`` of a data set.
 
     Raises:
         TypeError: For anything else.
+        ValueError: For pixels of no known range (float TIFF).
         OSError: Where it cannot be read or decoded.
     """
     if isinstance(value, dict):
-        value = value["bytes"] if value.get("bytes") is not None else value["path"]
+        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, bytes):
-        value = Image.open(io.BytesIO(value))
+        value = _open(io.BytesIO(value))
     elif isinstance(value, str | Path):
-        value = Image.open(value)
+        value = _open(value)
     elif isinstance(value, np.ndarray):
-        value = Image.fromarray(value)
+        value = _from_array(value)
     if not isinstance(value, Image.Image):
-        raise TypeError(f"an image is a PIL image, a path, bytes or an array, not {type(value).__name__}")
-    return _rgb(ImageOps.exif_transpose(value))
+        raise TypeError(f"an image is a PIL image, a path, bytes or a uint8 array, not {type(value).__name__}")
+    if value.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        value = ImageOps.exif_transpose(value)
+    return _rgb(value)
 
 
 def fit_image(image: Image.Image, spec: InputSpec, rng: np.random.Generator | None = None) -> Image.Image:
-    """Resize so that the image covers ``spec.image_size``, then crop it out.
+    """Resize so that the image covers ``spec.image_size``, then crop it out; to the pixel as torchvision does.
 
-    The crop is random where an ``rng`` is given, which is the paper's only augmentation (CLIP, section 2.4), else central.
+    The crop is random where an ``rng`` is given, which is the paper's only augmentation (CLIP, arXiv 2103.00020,
+    section 2.4), else central.
     """
     height, width = spec.image_size
-    scale = max(height / image.height, width / image.width)
-    size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    filter_ = getattr(Image.Resampling, spec.interpolation.upper())
+    if height * image.width >= width * image.height:
+        size = max(width, height * image.width // image.height), height
+    else:
+        size = width, max(height, width * image.height // image.width)
+    free_x, free_y = size[0] - width, size[1] - height
+    if rng is None:
+        left, top = round(free_x / 2), round(free_y / 2)
+    else:
+        left, top = int(rng.random() * (free_x + 1)), int(rng.random() * (free_y + 1))
+    if size[0] * size[1] > STRETCH * width * height:  # a thin line: what would be cropped away is never made
+        x, y = image.width / size[0], image.height / size[1]
+        return image.resize((width, height), filter_, box=(left * x, top * y, (left + width) * x, (top + height) * y))
     if size != image.size:
-        image = image.resize(size, getattr(Image.Resampling, spec.interpolation.upper()))
-    free_x, free_y = image.width - width, image.height - height
-    if free_x == 0 and free_y == 0:
-        return image
-    left, top = (free_x // 2, free_y // 2) if rng is None else (rng.integers(free_x + 1), rng.integers(free_y + 1))
-    return image.crop((int(left), int(top), int(left) + width, int(top) + height))
+        image = image.resize(size, filter_)
+    return image if image.size == (width, height) else image.crop((left, top, left + width, top + height))
 
 
 def to_pixels(image: Image.Image) -> Tensor:
     """An RGB image to (3, H, W) uint8."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
 
 
 def pixels(images: Tensor | Sequence[Any] | Any, spec: InputSpec) -> Tensor:
     """What a model is fed, from images of any kind.
 
     Args:
-        images: One of the things ``open_image`` reads, a sequence of such, or a tensor, which is passed on.
+        images: One of the things ``open_image`` reads, a sequence of such, a (B, H, W, 3) uint8 array, or a tensor,
+            which is passed on.
         spec: The model's inputs.
 
     Returns:
@@ -74,17 +91,39 @@ def pixels(images: Tensor | Sequence[Any] | Any, spec: InputSpec) -> Tensor:
     """
     if isinstance(images, Tensor):
         return images if images.ndim == 4 else images.unsqueeze(0)
-    several = isinstance(images, Sequence) and not isinstance(images, str | bytes)
     if isinstance(images, np.ndarray) and images.ndim == 4:
-        images, several = list(images), True
+        images = list(images)
+    several = isinstance(images, Sequence) and not isinstance(images, str | bytes)
     return torch.stack([to_pixels(fit_image(open_image(image), spec)) for image in (images if several else [images])])
 
 
+def _open(file: str | Path | io.BytesIO) -> Image.Image:
+    try:
+        # Named, since Pillow would otherwise ask some of its other 40 plugins first, each by an exception.
+        return Image.open(file, formats=USUAL_FORMATS)
+    except UnidentifiedImageError:
+        if isinstance(file, io.BytesIO):
+            file.seek(0)
+        return Image.open(file)
+
+
+def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    grey = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
+    if not grey and not (array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8):
+        raise TypeError(f"an array of shape {array.shape} and type {array.dtype} is no image: give uint8 (H, W, 3)")
+    return Image.fromarray(array)
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if image.mode in SIXTEEN_BITS:
+        wide = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))  # Pillow's own conversion clips at 255
+    if image.mode == "F":
+        raise ValueError("pixels are floats of no known range; convert it to 8 bits a channel")
+    if image.has_transparency_data:
+        image = image.convert("LA") if image.mode == "La" else image
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

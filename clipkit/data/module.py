@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from datasets import Dataset
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from clipkit.data.augment import SampleTransform
-from clipkit.data.collate import CaptionChoice, CaptionedImages, Collate
-from clipkit.data.order import EpochBatches, Order, SampleKey
-from clipkit.data.source import (
-    CAPTION_COLUMNS,
-    IMAGE_COLUMNS,
-    concept_ids,
-    fingerprint,
-    guess_column,
-    hold_out,
-    load_rows,
-    require_columns,
-)
+from clipkit.data.captions import choose_captions, has_caption
+from clipkit.data.checks import check_columns, check_images, check_numbers
+from clipkit.data.collate import CaptionedImages, Collate
+from clipkit.data.hashes import concept_ids, fingerprint, hold_out
+from clipkit.data.order import EpochBatches, Place, SampleKey
+from clipkit.data.source import image_column, load_rows, require_columns
 from clipkit.distributed import rank, world_size
 from clipkit.types import ArgumentError, ImageTextBatch, InputSpec
 
@@ -35,19 +31,23 @@ __all__ = ["CaptionDataModule"]
 class CaptionDataModule(pl.LightningDataModule):
     """Captioned images for training and validation.
 
-    What to make of them (pixels, tokenizer, context) is read from the model's ``inputs`` in ``setup``. Order, captions and
-    augmentation are pure functions of (seed, epoch, position), so the number of workers changes nothing.
+    What to make of them (pixels, tokenizer, context) is read from the model's ``inputs`` in ``setup``. Order, captions
+    and augmentation are pure functions of (seed, epoch, position), so the number of workers changes nothing, and a run
+    that is resumed with ``clipkit.callbacks.SamplePosition`` sees the samples it would have seen.
 
     Args:
-        train: What ``clipkit.data.load_rows`` reads: ``emoji``, a file, a folder, a hub id.
-        val: The same for validation; ``null`` for none.
+        train: What ``clipkit.data.load_rows`` reads: ``emoji``, a file, a folder, a hub id; ``:SPLIT`` may follow.
+        val: The same for validation, where a data set of several splits gives ``validation`` unless another is named;
+            ``null`` for none.
         val_fraction: Share of ``train`` held out for validation, by a hash of each image; not together with ``val``.
         batch_size: Images per device and step.
         workers: Loader processes.
         seed: Seed of order, captions and augmentation.
-        image: The image column; ``null`` takes the first usual one there is.
-        caption: The caption column, several of them, or column to weight; ``null`` takes the first usual one.
-        language_column: Column parallel to the captions that names each one's language.
+        image: The image column; ``null`` takes the first with images.
+        caption: The caption column, several of them, or column to weight; ``null`` takes the first usual one. Rows with
+            no caption are left out.
+        language_column: Column that names the language of each caption. It filters the caption columns that have as
+            many values as it has in every row.
         languages: Languages to draw captions from; all where none is given.
         templates: Frames for captions, each with one ``{}``.
         concept: Rows with equal ids are positives of each other: ``row`` (none are), ``caption`` or a column.
@@ -58,10 +58,9 @@ class CaptionDataModule(pl.LightningDataModule):
     Attributes:
         train_rows: The training rows.
         val_rows: The validation rows, or None.
-        position: Samples of the present epoch that the optimiser has consumed, over all ranks.
 
     Raises:
-        ArgumentError: For a missing path or column, an empty side, or a batch larger than the data.
+        ArgumentError: For a missing path or column, unreadable images, an empty side, or a batch larger than the data.
     """
 
     def __init__(
@@ -83,21 +82,31 @@ class CaptionDataModule(pl.LightningDataModule):
         extra: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        _check_numbers(val_fraction, val, batch_size, workers)
-        _check_templates(templates)
+        check_numbers(val_fraction, val, batch_size, workers, seed)
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
         self.concept, self.distinct_concepts = concept, distinct_concepts
         self.transforms, self.extra = tuple(transforms), tuple(extra)
         self.inputs: InputSpec | None = None
-        self.epoch, self.position = 0, 0
-        rows = load_rows(train)
-        self.image = guess_column(rows, image, IMAGE_COLUMNS, "image")
-        self.choice = CaptionChoice(_weights(rows, caption), language_column, tuple(languages), tuple(templates))
-        self._check_columns(rows)
-        self.train_rows, self.val_rows = rows, self._validation(val)
+        self.place = Place()
+        rows = self.read(train, "train", image)
+        self.image = image_column(rows, image)
+        self.choice = choose_captions(rows, caption, language_column, languages, templates)
+        check_columns(rows, concept, distinct_concepts, self.extra)
+        check_images(rows, self.image, "image")
+        self.train_rows, self.val_rows = self._captioned(rows, "caption"), self._validation(val)
         if val_fraction:
-            self.train_rows, self.val_rows = hold_out(rows, val_fraction, self.image)
-        self._check_sides()
+            self.train_rows, self.val_rows = hold_out(self.train_rows, val_fraction, self.image)
+        self._check_sides(val)
+        self._batches = self._order(rank=0, world_size=1)
+
+    def read(self, source: str, split: str, image: str | None) -> Dataset:
+        """Rows from a source, as ``load_rows``; a data module for data of another kind overrides this."""
+        return load_rows(source, split, image)
+
+    @property
+    def position(self) -> int:
+        """Samples of the present epoch that the optimiser has consumed, over all ranks."""
+        return self.place.position
 
     @cached_property
     def fingerprint(self) -> str:
@@ -106,50 +115,70 @@ class CaptionDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Learn from the model what to make."""
-        if self.trainer is not None and self.inputs is None:
-            model = getattr(self.trainer.lightning_module, "model", None)
-            self.inputs = getattr(model, "inputs", None)
+        if self.trainer is None:
+            return
+        module = self.trainer.lightning_module
+        self.inputs = getattr(getattr(module, "model", module), "inputs", None) or self.inputs
+        if stage == "fit" and self.trainer.global_step == 0:
+            self.place = Place()  # another run; a checkpoint to resume from is read after this
 
     def train_dataloader(self) -> DataLoader[ImageTextBatch]:
-        """Batches of the epoch that the trainer is in, from ``position`` on."""
-        concepts = self._concepts() if self.distinct_concepts else None
-        batches = EpochBatches(len(self.train_rows), self.batch_size, self.seed, rank(), world_size(), concepts)
-        batches.epoch, batches.start = self.epoch, self.position
-        return self._loader(self.train_rows, batches, train=True)
+        """An epoch's worth of batches, from the place that is reached."""
+        self._batches = self._order(rank(), world_size())
+        return self._loader(self.train_rows, self._batches, train=True)
 
     def val_dataloader(self) -> DataLoader[ImageTextBatch] | list[Any]:
-        """Whole batches in the order of the rows, shared out over ranks; the first caption, the central crop."""
+        """Whole batches in the order of the rows, dealt out to the ranks; the first caption, the central crop.
+
+        With several ranks the last round is filled up with the first rows, because objectives gather equal batches.
+        """
         if self.val_rows is None:
             return []
-        keys = [SampleKey(0, i, i) for i in range(len(self.val_rows))]
+        rows, step = len(self.val_rows), self.batch_size * world_size()
+        numbers = np.arange(rows) if world_size() == 1 else np.resize(np.arange(rows), -(-rows // step) * step)
+        keys = [SampleKey(0, i, i) for i in numbers.tolist()]
         batches = [keys[i : i + self.batch_size] for i in range(0, len(keys), self.batch_size)]
         return self._loader(self.val_rows, batches[rank() :: world_size()], train=False)
 
+    def advance(self, batches: int) -> None:
+        """Count global batches that the optimiser has consumed; ``clipkit.callbacks.SamplePosition`` calls it."""
+        self.place = self._batches.after(self.place, batches)
+
     def state_dict(self) -> dict[str, Any]:
-        """Where in the data the optimiser is."""
-        return {"epoch": self.epoch, "position": self.position, "step_size": self.batch_size * world_size()}
+        """Where in which data the optimiser is."""
+        return {**self.place._asdict(), **self._data()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there.
+        """Go on from there, with the same global batch or another.
 
-        Raises:
-            ArgumentError: In the middle of an epoch, for another global batch, which would repeat and leave out samples.
+        In the middle of an epoch of other data (or another order of it) there is no going on: the epoch begins anew,
+        and a warning says so.
         """
-        size = self.batch_size * world_size()
-        if state_dict["position"] and state_dict["step_size"] != size:
-            fit = state_dict["step_size"] // world_size()
-            message = f"the checkpoint stands in the middle of an epoch of global batch {state_dict['step_size']}, not {size}"
-            raise ArgumentError("batch_size", f"{message}; give {fit} to go on from it")
-        self.epoch, self.position = state_dict["epoch"], state_dict["position"]
+        self.place = Place(state_dict["epoch"], state_dict["position"])
+        changed = [name for name, value in self._data().items() if state_dict[name] != value]
+        if self.place.position and changed:
+            self.place = Place(self.place.epoch)
+            what = ", ".join(changed)
+            rank_zero_warn(f"the checkpoint stands within an epoch of other data ({what} differs): it begins anew")
+
+    def _data(self) -> dict[str, Any]:
+        distinct = self.batch_size * world_size() if self.distinct_concepts else 0  # the order depends on it
+        return {"data": self.fingerprint, "seed": self.seed, "distinct_concepts": distinct}
+
+    def _order(self, rank: int, world_size: int) -> EpochBatches:
+        concepts = concept_ids(self.train_rows, self.concept) if self.distinct_concepts else None
+        rows = len(self.train_rows)
+        return EpochBatches(rows, self.batch_size, self.seed, rank, world_size, concepts, lambda: self.place)
 
     def _loader(self, rows: Dataset, batches: Any, train: bool) -> DataLoader[ImageTextBatch]:
         if self.inputs is None:
             raise RuntimeError("the data module does not know what the model wants: set `.inputs = model.inputs` first")
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # worker processes are the parallelism
+        if self.workers:
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the workers are the parallelism
         samples = CaptionedImages(
             rows, self.inputs, self.image, self.choice, self.concept, self.extra, self.transforms, self.seed, train
         )
-        return DataLoader(
+        return _Loader(
             samples,  # type: ignore[arg-type]  # keyed by SampleKey, collated to a batch
             batch_sampler=batches,
             num_workers=self.workers,
@@ -163,63 +192,52 @@ class CaptionDataModule(pl.LightningDataModule):
         if val is None:
             return None
         try:
-            rows = load_rows(val)
+            rows = self.read(val, "validation", self.image)
         except ArgumentError as error:
             raise ArgumentError("val", error.message) from error
-        require_columns(rows, [self.image, *self.choice.columns], "val")
-        return rows
+        needed = [self.image, *self.choice.columns, *self.choice.language_of.values(), *self.extra]
+        require_columns(rows, needed + ([self.concept] if self.concept not in ("row", "caption") else []), "val")
+        check_images(rows, self.image, "val")
+        return self._captioned(rows, "val")
 
-    def _check_columns(self, rows: Dataset) -> None:
-        if self.choice.language_column is not None:
-            require_columns(rows, [self.choice.language_column], "language_column")
-        elif self.choice.languages:
-            raise ArgumentError("languages", "name the column that holds each caption's language: `language_column`")
-        if self.concept not in ("row", "caption"):
-            require_columns(rows, [self.concept], "concept")
-        require_columns(rows, self.extra, "extra")
-        if self.distinct_concepts and self.concept in ("row", "caption"):
-            raise ArgumentError("distinct_concepts", "name the column that tells concepts apart: `concept`")
+    def _captioned(self, rows: Dataset, argument: str) -> Dataset:
+        captioned = has_caption(rows, self.choice)
+        if captioned.all():
+            return rows
+        if not captioned.any():
+            raise ArgumentError(argument, f"no row has a caption in {', '.join(self.choice.columns)}")
+        rank_zero_warn(f"{(~captioned).sum()} of {len(rows)} rows have no caption and are left out")
+        return rows.select(np.flatnonzero(captioned))
 
-    def _check_sides(self) -> None:
-        if len(self.train_rows) < self.batch_size:
-            raise ArgumentError("batch_size", f"{self.batch_size} is more than the {len(self.train_rows)} training rows")
-        if self.val_rows is not None and len(self.val_rows) == 0:
-            raise ArgumentError("val_fraction", "it holds out no row at all; make it larger")
-
-    def _concepts(self) -> Order:
-        return concept_ids(self.train_rows[self.concept])
-
-
-def _weights(rows: Dataset, caption: str | list[str] | dict[str, float] | None) -> Mapping[str, float]:
-    if caption is None or isinstance(caption, str):
-        return {guess_column(rows, caption, CAPTION_COLUMNS, "caption"): 1.0}
-    weights = {name: 1.0 for name in caption} if isinstance(caption, list) else {k: float(v) for k, v in caption.items()}
-    require_columns(rows, weights, "caption")
-    if not weights or min(weights.values()) <= 0:
-        raise ArgumentError("caption", "give each column a weight above 0")
-    return weights
+    def _check_sides(self, val: str | None) -> None:
+        if self.val_rows is None:
+            return
+        if not len(self.val_rows) or not len(self.train_rows):
+            side = "validation" if not len(self.val_rows) else "training"
+            raise ArgumentError("val" if val else "val_fraction", f"no row is left for {side}")
+        if val and len(self.val_rows) == len(self.train_rows) and fingerprint(self.val_rows) == self.fingerprint:
+            raise ArgumentError("val", f"{val!r} is the training set; name another, or hold some out by `val_fraction`")
 
 
-def _check_numbers(val_fraction: float, val: str | None, batch_size: int, workers: int) -> None:
-    if not 0 <= val_fraction < 1:
-        raise ArgumentError("val_fraction", f"{val_fraction} is not in [0, 1)")
-    if val_fraction and val is not None:
-        raise ArgumentError("val_fraction", "give this or `val`, not both")
-    if batch_size < 1:
-        raise ArgumentError("batch_size", f"{batch_size} is less than 1")
-    if workers < 0:
-        raise ArgumentError("workers", f"{workers} is less than 0")
+class _Loader(DataLoader[ImageTextBatch]):
+    """A loader that asks its sampler at the first batch, not when Lightning makes the iterator.
 
+    Lightning makes it before it names the epoch and, where a strategy restores late (FSDP), before it restores the
+    place; workers would by then have begun with the wrong samples (lightning 21938, 20550).
+    """
 
-def _check_templates(templates: Sequence[str]) -> None:
-    for template in templates:
-        if template.count("{}") != 1:
-            raise ArgumentError("templates", f"{template!r} needs exactly one {{}} where the caption goes")
-    if not templates:
-        raise ArgumentError("templates", 'give at least one, such as "{}"')
+    def __iter__(self) -> Iterator[ImageTextBatch]:  # type: ignore[override]  # all that the base class promises
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the data module keeps the place. Without this Lightning warns that the loader cannot resume."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to do."""
 
 
 def _outlive_a_signal(worker: int) -> None:
-    """Leave Ctrl-C and the first SIGTERM, which a whole process group gets, to the process that trains: it needs its batches."""
+    """Leave Ctrl-C and the first SIGTERM, which a whole group gets, to the process that trains: it needs batches."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from typing import NamedTuple
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from torch.utils.data import Sampler
 
 from clipkit.types import ArgumentError
 
-__all__ = ["EpochBatches", "SampleKey", "distinct_order", "epoch_order", "sample_rng"]
+__all__ = ["EpochBatches", "Place", "SampleKey", "distinct_batches", "distinct_order", "epoch_order", "sample_rng"]
 
 Order = NDArray[np.int64]
 
@@ -25,9 +25,27 @@ class SampleKey(NamedTuple):
     row: int
 
 
+class Place(NamedTuple):
+    """A place in the stream of epochs: ``position`` samples of ``epoch`` are consumed, over all ranks."""
+
+    epoch: int = 0
+    position: int = 0
+
+
+class _Key(np.random.bit_generator.ISeedSequence):
+    """Hands a hash to Philox as its key; numpy's own seed sequence takes three times as long."""
+
+    def __init__(self, seed: int, keys: tuple[int, ...]) -> None:
+        digest = hashlib.blake2b(f"{seed} {keys}".encode(), digest_size=16).digest()
+        self.key = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint64) -> Any:
+        return self.key
+
+
 def sample_rng(seed: int, *keys: int) -> np.random.Generator:
     """The random generator that belongs to ``keys``, the same in every process and on every machine."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *keys])))
+    return np.random.Generator(np.random.Philox(_Key(seed, keys)))  # type: ignore[arg-type]  # any ISeedSequence
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> Order:
@@ -35,10 +53,20 @@ def epoch_order(rows: int, seed: int, epoch: int) -> Order:
     return sample_rng(seed, epoch).permutation(rows).astype(np.int64)
 
 
+def distinct_batches(concepts: Order, batch: int) -> int:
+    """The most batches of ``batch`` rows that can be made with no concept twice in any, each row used once at most."""
+    counts = np.unique(concepts, return_counts=True)[1]
+    batches = len(concepts) // batch
+    while batches > (fewer := int(np.minimum(counts, batches).sum()) // batch):
+        batches = fewer  # a concept can be in each of them once
+    return batches
+
+
 def distinct_order(order: Order, concepts: Order, batch: int) -> Order:
     """Rearrange an order so that no batch has a concept twice.
 
-    A row whose concept the batch already has waits for the next one. Rows that fit no full batch are left out of this epoch.
+    As many batches as there can be; the rows left out are those last in the order, of a concept with more rows than
+    there are batches, and of the whole. Dealing the rows out in turn, concept by concept, parts the rows of each.
 
     Args:
         order: (N,) rows.
@@ -46,36 +74,34 @@ def distinct_order(order: Order, concepts: Order, batch: int) -> Order:
         batch: Size of the global batch.
 
     Returns:
-        (M,) rows with M a multiple of ``batch``.
+        (M,) rows, M the same multiple of ``batch`` for every order.
     """
-    waiting: deque[int] = deque()
-    coming = deque(int(row) for row in order)
-    out: list[int] = []
-    while len(waiting) + len(coming) >= batch:
-        taken, seen = _fill(waiting, coming, concepts, batch)
-        if len(taken) < batch:
-            break
-        out.extend(taken)
-    return np.array(out, dtype=np.int64)
+    batches = distinct_batches(concepts, batch)
+    if batches == 0:
+        return order[:0]
+    places = np.flatnonzero(_occurrence(concepts[order]) < batches)[: batches * batch]
+    _, first, concept = np.unique(concepts[order[places]], return_index=True, return_inverse=True)
+    dealt = places[np.argsort(first[concept], kind="stable")].reshape(batch, batches)
+    return order[np.sort(dealt.T, axis=1).ravel()]
 
 
-def _fill(waiting: deque[int], coming: deque[int], concepts: Order, batch: int) -> tuple[list[int], set[int]]:
-    taken: list[int] = []
-    seen: set[int] = set()
-    kept: deque[int] = deque()
-    while len(taken) < batch and (waiting or coming):
-        row = waiting.popleft() if waiting else coming.popleft()
-        if int(concepts[row]) in seen:
-            kept.append(row)
-        else:
-            seen.add(int(concepts[row]))
-            taken.append(row)
-    waiting.extendleft(reversed(kept))
-    return taken, seen
+def _occurrence(values: Order) -> Order:
+    """(N,) how often each value stood before."""
+    by_value = np.argsort(values, kind="stable")
+    ordered = values[by_value]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    lengths = np.diff(np.r_[starts, len(values)])
+    out = np.empty(len(values), dtype=np.int64)
+    out[by_value] = np.arange(len(values)) - np.repeat(starts, lengths)
+    return out
 
 
 class EpochBatches(Sampler[list[SampleKey]]):
-    """Batch sampler of one rank: global step g takes positions [gG, (g + 1)G) of the epoch's order, whatever the ranks.
+    """Batch sampler of one rank: each global step takes the next G positions of the epoch's order, whatever the ranks.
+
+    Epochs follow one another in a stream. An iteration gives one epoch's worth of batches from ``start()`` on, running
+    over into the next epoch where it began in the middle of one, so a trainer that has consumed part of an epoch finds
+    the rest of it, and one whose own count of epochs differs finds no gap.
 
     Args:
         rows: Number of rows.
@@ -84,9 +110,8 @@ class EpochBatches(Sampler[list[SampleKey]]):
         rank: This process.
         world_size: Number of processes.
         concepts: (rows,) concept ids, given to have only distinct ones in each global batch.
-
-    Attributes:
-        start: Samples of the epoch already consumed, on all ranks; a resumed epoch begins there.
+        start: Where iterations begin, asked at the first batch of each. While it is the very beginning, since nobody
+            counts, the epoch is the one that ``set_epoch`` says.
 
     Raises:
         ArgumentError: Where an epoch would have no batch.
@@ -100,42 +125,61 @@ class EpochBatches(Sampler[list[SampleKey]]):
         rank: int = 0,
         world_size: int = 1,
         concepts: Order | None = None,
+        start: Callable[[], Place] = Place,
     ) -> None:
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self.rank, self.world_size, self.concepts = rank, world_size, concepts
-        self.epoch, self.start = 0, 0
-        self._made: tuple[int, Order] | None = None  # of the present epoch
+        self.rank, self.step, self.concepts, self.start = rank, batch_size * world_size, concepts, start
+        self.epoch = 0
         self.sampler = self  # where Lightning looks for set_epoch
-        if len(self) == 0:
-            raise ArgumentError("batch_size", _too_large(rows, batch_size, world_size, concepts is not None))
+        self._batches = rows // self.step if concepts is None else distinct_batches(concepts, self.step)
+        self._made: tuple[int, Order] | None = None  # of the latest epoch
+        if self._batches == 0:
+            raise ArgumentError("batch_size", _too_large(rows, batch_size, world_size, concepts))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
+        """Choose the epoch that comes next, where nobody counts samples."""
         self.epoch = epoch
 
-    def order(self) -> Order:
-        """(N,) rows of the present epoch, in order."""
-        if self._made is None or self._made[0] != self.epoch:
-            order = epoch_order(self.rows, self.seed, self.epoch)
+    def order(self, epoch: int) -> Order:
+        """(N,) rows of an epoch, in order."""
+        if self._made is None or self._made[0] != epoch:
+            order = epoch_order(self.rows, self.seed, epoch)
             if self.concepts is not None:
-                order = distinct_order(order, self.concepts, self.batch_size * self.world_size)
-            self._made = (self.epoch, order)
+                order = distinct_order(order, self.concepts, self.step)
+            self._made = (epoch, order)
         return self._made[1]
 
+    def after(self, place: Place, batches: int) -> Place:
+        """Where the stream is when that many more global batches are consumed."""
+        place = self._begin(place)
+        for _ in range(batches):
+            place = self._fit(Place(place.epoch, place.position + self.step))
+        return place
+
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        """This rank's batches from ``start`` on."""
-        order, step = self.order(), self.batch_size * self.world_size
-        first = self.start // step * step
-        self.start = 0
-        for begin in range(first, len(self) * step, step):
-            places = range(begin + self.rank * self.batch_size, begin + (self.rank + 1) * self.batch_size)
-            yield [SampleKey(self.epoch, place, int(order[place])) for place in places]
+        """This rank's share of ``len`` global batches."""
+        place = self._begin(self.start())
+        for _ in range(len(self)):
+            begin = place.position + self.rank * self.batch_size
+            rows = self.order(place.epoch)[begin : begin + self.batch_size].tolist()
+            yield [SampleKey(place.epoch, begin + i, row) for i, row in enumerate(rows)]
+            place = self.after(place, 1)
 
     def __len__(self) -> int:
         """Batches of a full epoch, also where this one begins in the middle."""
-        return len(self.order()) // (self.batch_size * self.world_size)
+        return self._batches
+
+    def _begin(self, place: Place) -> Place:
+        return Place(self.epoch) if place == Place() else self._fit(place)
+
+    def _fit(self, place: Place) -> Place:
+        """The place itself, or the next epoch where no batch is left in this one."""
+        rows = self.rows if self.concepts is None else self._batches * self.step
+        return place if place.position + self.step <= rows else Place(place.epoch + 1)
 
 
-def _too_large(rows: int, batch_size: int, world_size: int, distinct: bool) -> str:
-    what = "distinct concepts" if distinct else "rows"
-    return f"{batch_size} a device on {world_size} is more than the {what} among {rows} rows can fill; make it smaller"
+def _too_large(rows: int, batch_size: int, world_size: int, concepts: Order | None) -> str:
+    batch = f"{batch_size}" if world_size == 1 else f"{batch_size} on each of {world_size} devices"
+    if concepts is None:
+        return f"{batch} is more than the {rows} training rows; make it smaller"
+    return f"{batch} is more than the {len(np.unique(concepts))} distinct concepts; make it smaller"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import glob
-import hashlib
 import itertools
+import logging
 import os
 import re
 import sys
@@ -13,11 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import datasets
 import huggingface_hub
-import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
@@ -25,26 +24,23 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 
 from clipkit.types import ArgumentError
 
-__all__ = ["concept_ids", "fingerprint", "guess_column", "hold_out", "image_column", "load_rows", "require_columns", "stable_id"]
-
-CAPTION_COLUMNS = ("caption", "captions", "text", "txt", "title", "name")
+__all__ = ["IMAGE_COLUMNS", "guess_column", "image_column", "load_rows", "require_columns", "stored"]
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp", "filepath", "file_name")
 EMOJI_SPLITS = ("train", "cells", "style", "concepts")
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 METADATA = tuple(f"metadata.{kind}" for kind in ("csv", "jsonl", "parquet"))
 ALSO_CALLED = {"validation": ("val", "valid", "dev")}
-UNREADABLE = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
 
 
 def load_rows(source: str, split: str = "train", image: str | None = None) -> Dataset:
     """Read a data set, without decoding an image.
 
     Args:
-        source: ``emoji`` or ``emoji/SPLIT`` (the embedded set; ``emoji/all`` for all splits); a parquet, CSV, JSON lines
-            or Arrow file, or a glob of such; a folder of images with ``metadata.csv``, ``.jsonl`` or ``.parquet``; a
-            folder written by ``save_to_disk`` or in the hub's layout; or a hub id. ``:SPLIT`` after any but the first
-            names the split, as in ``my/folder:test``.
+        source: ``emoji`` or ``emoji/SPLIT`` (the embedded set, ``emoji/all`` for all of it); a parquet, CSV, JSON lines
+            or Arrow file, or a glob of such; a folder of images with ``metadata.csv``, ``.jsonl`` or ``.parquet``; one
+            written by ``save_to_disk`` or in the hub's layout; or a hub id. ``:SPLIT`` after any but the first names
+            the split, as in ``my/folder:test``.
         split: The split to take where ``source`` names none and has several; a data set's only split is taken whatever
             its name.
         image: The image column; where none is given, the first with images in it. It comes out as ``datasets.Image``;
@@ -84,6 +80,22 @@ def image_column(rows: Dataset, given: str | None = None) -> str:
     return column
 
 
+def guess_column(rows: Dataset, given: str | None, usual: Sequence[str], argument: str) -> str:
+    """The column given, or the first of some usual names that is there.
+
+    Raises:
+        ArgumentError: For ``argument``, naming the columns found.
+    """
+    if given is not None:
+        require_columns(rows, [given], argument)
+        return given
+    for name in usual:
+        if name in rows.column_names:
+            return name
+    found = ", ".join(rows.column_names)
+    raise ArgumentError(argument, f"none of the usual columns ({', '.join(usual)}) is there (found {found}); name one")
+
+
 def require_columns(rows: Dataset, names: Iterable[str], argument: str) -> None:
     """Check that columns exist.
 
@@ -95,6 +107,11 @@ def require_columns(rows: Dataset, names: Iterable[str], argument: str) -> None:
             near = difflib.get_close_matches(name, rows.column_names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ArgumentError(argument, f"there is no column {name!r}{hint} (found {', '.join(rows.column_names)})")
+
+
+def stored(rows: Dataset, column: str) -> pa.ChunkedArray:
+    """A column as Arrow stores it, nothing decoded."""
+    return rows.select_columns([column]).with_format("arrow")[:].column(0)
 
 
 def _emoji(split: str) -> Dataset:
@@ -115,13 +132,14 @@ def _name_and_split(source: str) -> tuple[str, str | None]:
 def _read(path: Path, chosen: str | None, split: str, image: str | None) -> Dataset:
     try:
         if path.is_dir():
-            return _with_images(_pick(_read_folder(path), str(path), chosen, split), image, [path, *_data_folders(path)])
+            rows = _pick(_read_folder(path), str(path), chosen, split)
+            return _with_images(rows, image, [path, *_data_folders(path)])
         files = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))
         if files:
             return _read_files(files, image)
-    except UNREADABLE as error:
-        if isinstance(error, ArgumentError):
-            raise
+    except ArgumentError:
+        raise
+    except Exception as error:  # readers raise anything
         raise ArgumentError("train", f"{str(path)!r} cannot be read: {_reason(error.__cause__ or error)}") from error
     raise ArgumentError("train", f"no file matches {str(path)!r}")
 
@@ -134,7 +152,8 @@ def _read_files(files: Sequence[Path], image: str | None) -> Dataset:
     parts = []
     for (folder, suffix), group in itertools.groupby(files, lambda file: (file.parent, file.suffix.lower())):
         options = {"sep": "\t"} if suffix == ".tsv" else {}
-        rows = datasets.load_dataset(kind, data_files=[str(file) for file in group], split="train", **options)
+        names = [glob.escape(str(file)) for file in group]
+        rows = datasets.load_dataset(kind, data_files=names, split="train", **options)
         parts.append(_with_images(rows, image, [folder, Path()]))
     return datasets.concatenate_datasets(parts)
 
@@ -144,7 +163,7 @@ def _read_folder(path: Path) -> Dataset | DatasetDict:
         return datasets.load_from_disk(str(path))
     if any((path / name).is_file() for name in METADATA) and not (path / "README.md").is_file():
         # One metadata file for all: with the files named, an image called test.png does not make a split of its own.
-        return datasets.load_dataset("imagefolder", data_files={"train": str(path / "**")})
+        return datasets.load_dataset("imagefolder", data_files={"train": f"{glob.escape(str(path))}/**"})
     return datasets.load_dataset(str(path))
 
 
@@ -154,35 +173,36 @@ def _data_folders(path: Path) -> list[Path]:
 
 
 def _from_hub(name: str, chosen: str | None, split: str) -> Dataset:
+    near = _near_path(Path(name)) if Path(name).parent.is_dir() else ""
     try:
         # Asked once: load_dataset would ask an unreachable hub six times, in 24 seconds.
         huggingface_hub.HfApi().dataset_info(name, timeout=10)
     except OfflineModeIsEnabled:
         pass  # there may be a copy in the cache
     except Exception as error:  # whatever the hub's client uses for HTTP
-        message = f"{name!r} is no file or folder here{_near_path(Path(name))}, and the hub gave none of that name"
+        message = f"{name!r} is no file or folder here{near}, and the hub gave none of that name"
         hint = "; HF_HUB_OFFLINE=1 uses a copy downloaded before"
         raise ArgumentError("train", f"{message} ({_reason(error)}){hint}") from error
     try:
         return _pick(datasets.load_dataset(name), name, chosen, split)
-    except UNREADABLE as error:
-        if isinstance(error, ArgumentError):
-            raise
-        message = f"{name!r} is no file or folder here{_near_path(Path(name))}, and no hub data set that can be read"
+    except ArgumentError:
+        raise
+    except Exception as error:  # readers raise anything
+        message = f"{name!r} is no file or folder here{near}, and no hub data set that can be read"
         raise ArgumentError("train", f"{message} ({_reason(error)})") from error
 
 
 def _pick(loaded: Dataset | DatasetDict, name: str, chosen: str | None, split: str) -> Dataset:
     if isinstance(loaded, Dataset):
         loaded = DatasetDict({str(loaded.split or "train"): loaded})
-    wanted = (chosen,) if chosen else (split, *ALSO_CALLED.get(split, ()))
-    for candidate in wanted:
+    wanted = chosen or split
+    for candidate in (wanted, *ALSO_CALLED.get(wanted, ())):
         if candidate in loaded:
             return loaded[candidate]
     if len(loaded) == 1 and not chosen:
         return next(iter(loaded.values()))
     found, first = ", ".join(loaded), next(iter(loaded))
-    raise ArgumentError("train", f"{name!r} has no split {wanted[0]!r}; it has {found}: name one, as in {name}:{first}")
+    raise ArgumentError("train", f"{name!r} has no split {wanted!r}; it has {found}: name one, as in {name}:{first}")
 
 
 def _with_images(rows: Dataset, given: str | None, roots: Sequence[Path]) -> Dataset:
@@ -190,24 +210,26 @@ def _with_images(rows: Dataset, given: str | None, roots: Sequence[Path]) -> Dat
     column = _find_images(rows, given)
     if column is None or (column == given and not _may_hold_images(rows.features[column])):
         return rows
-    if isinstance(rows.features[column], datasets.Image) and not roots:
-        return rows
     rows = rows.cast_column(column, datasets.Image())
-    stored = rows.with_format("arrow").select_columns([column])[:].column(0)
-    paths = pc.struct_field(stored, "path").to_pylist() if pc.struct_field(stored, "bytes").null_count == len(rows) else []
+    if not roots:
+        return rows
+    images = stored(rows, column)
+    embedded = pc.struct_field(images, "bytes").null_count < len(rows)
+    paths = [] if embedded else pc.struct_field(images, "path").to_pylist()
     first = next((path for path in paths if path), None)
     if first is None or all(path is None or os.path.isabs(path) for path in paths):
         return rows
     root = next((root for root in roots if (root / first).is_file()), roots[0]).resolve()
-    images = [None if path is None else {"bytes": None, "path": os.path.join(root, path)} for path in paths]
-    return rows.remove_columns(column).add_column(column, images, feature=datasets.Image())
+    found = [None if path is None else {"bytes": None, "path": os.path.join(root, path)} for path in paths]
+    return rows.remove_columns(column).add_column(column, found, feature=datasets.Image())
 
 
 def _find_images(rows: Dataset, given: str | None) -> str | None:
-    if given in rows.features:
+    features = rows.features  # a copy each time
+    if given in features:
         return given
-    typed = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
-    usual = [name for name in IMAGE_COLUMNS if name in rows.features and _may_hold_images(rows.features[name])]
+    typed = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    usual = [name for name in IMAGE_COLUMNS if name in features and _may_hold_images(features[name])]
     return next(iter((*typed, *usual)), None)
 
 
@@ -224,7 +246,7 @@ def _kind(rows: Dataset, name: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _near_path(path: Path) -> str:
@@ -237,62 +259,15 @@ def _near_path(path: Path) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars where nobody watches."""
-    if sys.stderr.isatty() or datasets.are_progress_bars_disabled():
-        yield
-        return
-    datasets.disable_progress_bars()
+    """No progress bars where nobody watches, and no log lines about what becomes an error here."""
+    bars = not (sys.stderr.isatty() or datasets.are_progress_bars_disabled())
+    level = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(logging.CRITICAL)
+    if bars:
+        datasets.disable_progress_bars()
     try:
         yield
     finally:
-        datasets.enable_progress_bars()
-
-
-def guess_column(rows: Dataset, given: str | None, usual: Sequence[str], argument: str) -> str:
-    """The column given, or the first of the field's usual names that is there."""
-    if given is not None:
-        require_columns(rows, [given], argument)
-        return given
-    for name in usual:
-        if name in rows.column_names:
-            return name
-    raise ArgumentError(argument, f"none of the usual columns ({', '.join(usual)}) is among {', '.join(rows.column_names)}")
-
-
-def stable_id(value: Any) -> int:
-    """A 63-bit id of a value, the same everywhere; integers are their own."""
-    if isinstance(value, int | np.integer):
-        return int(value)
-    return int.from_bytes(hashlib.blake2b(str(value).encode(), digest_size=8).digest(), "big") >> 1
-
-
-def concept_ids(values: Iterable[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """(N,) a stable id a value."""
-    return np.fromiter((stable_id(value) for value in values), dtype=np.int64)
-
-
-def hold_out(rows: Dataset, fraction: float, image: str) -> tuple[Dataset, Dataset]:
-    """Split by a stable hash of each image's file name or bytes, so that added rows change no other row's side."""
-    column = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-    share = np.fromiter((_share(row[image]) for row in column), dtype=np.float64, count=len(rows))
-    return rows.select(np.flatnonzero(share >= fraction)), rows.select(np.flatnonzero(share < fraction))
-
-
-def _share(image: dict[str, Any]) -> float:
-    key = image["bytes"] if image.get("bytes") is not None else Path(str(image["path"])).name.encode()
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") / 2**64
-
-
-def fingerprint(rows: Dataset, sample: int = 256) -> str:
-    """16 hex digits that tell one data set from another: its size, columns and an even sample of its rows."""
-    digest = hashlib.sha256(f"{len(rows)} {rows.features}".encode())
-    plain = rows
-    for name, feature in rows.features.items():
-        if isinstance(feature, datasets.Image):
-            plain = plain.cast_column(name, datasets.Image(decode=False))
-    for row in plain.select(np.unique(np.linspace(0, len(rows) - 1, min(sample, len(rows))).astype(int))):
-        for name, value in row.items():
-            if isinstance(rows.features[name], datasets.Image) and value and value.get("bytes") is None:
-                value = Path(str(value["path"])).name  # where the folder lies does not matter
-            digest.update(repr(value).encode())
-    return digest.hexdigest()[:16]
+        datasets.logging.set_verbosity(level)
+        if bars:
+            datasets.enable_progress_bars()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+from yaml import YAMLError
 
 from clipkit.evaluation.base import Evaluator
 from clipkit.types import ArgumentError

@@ -33,7 +33,8 @@ def effective_rank(x: Tensor) -> Tensor:
     """
     values = torch.linalg.svdvals(x.float() - x.float().mean(0))
     share = values / values.sum().clamp(min=1e-12)
-    return torch.special.entr(share).sum().exp()
+    entropy: Tensor = torch.special.entr(share).sum()
+    return entropy.exp()
 
 
 def in_batch_accuracy(image: Tensor, text: Tensor, concept: Tensor) -> Tensor:

@@ -56,14 +56,14 @@ class DualEncoder(Component):
         """Embed images.
 
         Args:
-            images: (B, 3, H, W), uint8 or already normalised floats; or PIL images, paths or arrays, one or several.
+            images: PIL images, paths or arrays, resized and cropped; or tensors of the model's size, (B, 3, H, W) or
+                several of (3, H, W), uint8 or already normalised floats. One or several.
             normalize: Whether to bring embeddings to unit length.
 
         Returns:
             (B, embed_dim).
         """
-        x = self.head.image(self.vision(pixels(images, self.inputs).to(self._device)).pooled)
-        return to_unit(x, dim=-1) if normalize else x
+        return self.head.project_image(self.vision(self._pixels(images)), normalize)
 
     def encode_text(self, texts: str | Sequence[str], normalize: bool = True) -> Tensor:
         """Embed captions: one string or several, to (B, embed_dim)."""
@@ -72,20 +72,24 @@ class DualEncoder(Component):
 
     def encode_tokens(self, tokens: Tensor, mask: Tensor, normalize: bool = True) -> Tensor:
         """Embed captions already tokenized: (B, L) ids and mask to (B, embed_dim)."""
-        x = self.head.text(self.text(tokens, mask).pooled)
-        return to_unit(x, dim=-1) if normalize else x
+        return self.head.project_text(self.text(tokens, mask), normalize)
 
     def prepare(self, classes: Sequence[Sequence[str]]) -> Tensor:
         """What ``class_scores`` needs of K classes, each named by one or more prompts.
 
         Returns:
             (K, embed_dim): the mean of the normalised prompt embeddings, renormalised (CLIP, section 3.1.4).
+
+        Raises:
+            ValueError: For no class, or a class without a prompt.
         """
         sizes = [len(prompts) for prompts in classes]
+        if not sizes or 0 in sizes:
+            raise ValueError("give at least one class, and each class at least one prompt")
         flat = [prompt for prompts in classes for prompt in prompts]
         parts = [self.encode_text(flat[i : i + 512]) for i in range(0, len(flat), 512)]
-        means = [group.mean(0) for group in torch.cat(parts).split(sizes)]
-        return to_unit(torch.stack(means), dim=-1)
+        groups: tuple[Tensor, ...] = torch.cat(parts).split(sizes)  # type: ignore[no-untyped-call]
+        return to_unit(torch.stack([group.mean(0) for group in groups]), dim=-1)
 
     def class_scores(self, images: Tensor | Sequence[Any] | Any, prepared: Tensor) -> Tensor:
         """(B, K) cosine of each image with each class."""
@@ -104,13 +108,24 @@ class DualEncoder(Component):
 
         Returns:
             (B, K) probabilities, each row adding to 1.
+
+        Raises:
+            ValueError: For no name, no template, or a template with no place for the name.
         """
+        for template in templates:
+            if "{}" not in template:
+                raise ValueError(f"the template {template!r} has no {{}} for the name")
         prepared = self.prepare([[template.replace("{}", name) for template in templates] for name in names])
         return (self.head.logit_scale.exp() * self.class_scores(images, prepared)).softmax(-1)
 
     def resolved(self) -> dict[str, Any]:
         """The head as made, its widths left to the towers."""
         return {**super().resolved(), "head": Factory(self.head, ("image_width", "text_width"))}
+
+    def _pixels(self, images: Tensor | Sequence[Any] | Any) -> Tensor:
+        if isinstance(images, list | tuple) and images and all(isinstance(image, Tensor) for image in images):
+            images = torch.stack(list(images))
+        return pixels(images, self.inputs).to(self._device)
 
     @property
     def _device(self) -> torch.device:

@@ -34,7 +34,7 @@ class ContrastiveTask(pl.LightningModule):
         eps: Of AdamW.
         warmup: Steps of linear warm-up.
         schedule: ``cosine`` to zero over the run, or ``constant``.
-        trainable: What trains, by child of the model: ``all``, ``none`` or its last N blocks. All where nothing is said.
+        trainable: What trains, by child of the model: ``all``, ``none`` or its last N blocks. All where none is said.
         lr_scale: Factor on the learning rate, by child of the model.
         compile: Whether to compile the model with ``torch.compile``.
 
@@ -69,6 +69,21 @@ class ContrastiveTask(pl.LightningModule):
         modules = itertools.chain(model.modules(), objective.modules())
         self._after_step: list[Any] = [module for module in modules if hasattr(module, "after_optimizer_step")]
 
+    @classmethod
+    def check(cls, model: Any, **given: Any) -> None:
+        """Refuse a child that is a slip of one the model's arguments name, before anything is built.
+
+        Raises:
+            ArgumentError: Naming the child that was meant.
+        """
+        parts = list(model.get("init_args", {})) if isinstance(model, dict) else []
+        for argument in ("trainable", "lr_scale"):
+            for name in given.get(argument) or {}:
+                near = difflib.get_close_matches(name, parts, n=1)
+                if near and name not in parts:
+                    hint = f"the model has no child {name!r}; did you mean {near[0]!r}?"
+                    raise ArgumentError(f"{argument}.{name}", hint)
+
     def training_step(self, batch: ImageTextBatch, batch_idx: int) -> dict[str, Any]:
         """One step; the loss, and the outputs detached for whoever watches."""
         outputs, objective = self._both(batch)
@@ -94,7 +109,7 @@ class ContrastiveTask(pl.LightningModule):
                 module.eval()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """The optimiser's step, then ``after_optimizer_step(step)`` of the model's and objective's parts, step from 0."""
+        """The optimiser's step, then ``after_optimizer_step(step)``, from 0, of the model's and objective's parts."""
         super().optimizer_step(*args, **kwargs)
         for module in self._after_step:
             module.after_optimizer_step(self.global_step)
@@ -104,7 +119,7 @@ class ContrastiveTask(pl.LightningModule):
         optimizer = torch.optim.AdamW(self._groups(), lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
         # Lightning refuses to clip gradients for an optimiser that unscales them itself, in bf16 too, where nothing is
         # scaled. Told that this one does not, it unscales before it clips, which is right for any precision.
-        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        optimizer._step_supports_amp_scaling = False
         factor = warmup_factor(self.schedule, self.warmup, self._steps())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

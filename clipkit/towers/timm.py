@@ -59,7 +59,7 @@ class TimmTower(VisionTower):
         options = {key: value for key, value in options.items() if value is not None}
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size or (0, 0)
         self.backbone, refused = _create(name, pretrained, (height, width) if image_size else None, options)
-        self.backbone.to(memory_format=torch.channels_last)  # faster convolutions, on a CPU and in half precision on a GPU
+        self.backbone.to(memory_format=torch.channels_last)  # faster convolutions on a CPU, and on a GPU in half
         settings: dict[str, Any] = resolve_model_data_config(self.backbone)  # type: ignore[no-untyped-call]
         self.image_size = (height, width) if image_size else tuple(settings["input_size"][-2:])
         self.mean, self.std = tuple(settings["mean"]), tuple(settings["std"])

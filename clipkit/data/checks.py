@@ -1,0 +1,77 @@
+"""What is checked when a data module is made, before there is any model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import datasets
+import numpy as np
+from datasets import Dataset
+
+from clipkit.data.images import open_image
+from clipkit.data.source import require_columns, stored
+from clipkit.types import ArgumentError
+
+__all__ = ["check_columns", "check_images", "check_numbers"]
+
+NUMBERS = ("int", "uint", "float", "bool")
+
+
+def check_numbers(val_fraction: float, val: str | None, batch_size: int, workers: int, seed: int) -> None:
+    """Check what needs no data.
+
+    Raises:
+        ArgumentError: For the argument at fault.
+    """
+    if not 0 <= val_fraction < 1:
+        raise ArgumentError("val_fraction", f"{val_fraction} is not in [0, 1)")
+    if val_fraction and val is not None:
+        raise ArgumentError("val_fraction", "give this or `val`, not both")
+    if batch_size < 1:
+        raise ArgumentError("batch_size", f"{batch_size} is less than 1")
+    if workers < 0:
+        raise ArgumentError("workers", f"{workers} is less than 0")
+    if seed < 0:
+        raise ArgumentError("seed", f"{seed} is less than 0")
+
+
+def check_columns(rows: Dataset, concept: str, distinct_concepts: bool, extra: Sequence[str]) -> None:
+    """Check that the concept's and the extra columns are there and hold what can be used.
+
+    Raises:
+        ArgumentError: For ``concept``, ``distinct_concepts`` or ``extra``.
+    """
+    if concept not in ("row", "caption"):
+        require_columns(rows, [concept], "concept")
+        _check_values(rows, concept, "concept", (*NUMBERS, "string", "large_string"))
+    elif distinct_concepts:
+        raise ArgumentError("distinct_concepts", "name the column that tells concepts apart: `concept`")
+    require_columns(rows, extra, "extra")
+    for name in extra:
+        if name == "truncated":
+            raise ArgumentError("extra", "'truncated' says whose caption was cut; rename the column")
+        _check_values(rows, name, "extra", NUMBERS)
+
+
+def check_images(rows: Dataset, image: str, argument: str, sample: int = 8) -> None:
+    """Open an even sample of the images.
+
+    Raises:
+        ArgumentError: For ``argument``, naming the row, or where there is none.
+    """
+    if not len(rows):
+        raise ArgumentError("train" if argument == "image" else argument, "there is no row")
+    images = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+    for number in np.unique(np.linspace(0, len(rows) - 1, sample).astype(int)).tolist():
+        try:
+            open_image(images[number][image])
+        except Exception as error:  # decoders raise anything
+            raise ArgumentError(argument, f"row {number} of column {image!r}: {error}") from error
+
+
+def _check_values(rows: Dataset, name: str, argument: str, kinds: Sequence[str]) -> None:
+    kind = str(getattr(rows.features[name], "dtype", "lists"))
+    if not kind.startswith(tuple(kinds)):
+        raise ArgumentError(argument, f"column {name!r} holds {kind}, not one of {', '.join(kinds)}")
+    if stored(rows, name).null_count:
+        raise ArgumentError(argument, f"column {name!r} has empty values")

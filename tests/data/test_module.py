@@ -1,0 +1,408 @@
+"""The data module: the same batches however they are made, and every mistake named."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import lightning.pytorch as pl
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import Dataset
+from jsonargparse import ArgumentParser
+from PIL import Image
+
+import clipkit.data.module as module
+from clipkit.data import CaptionDataModule, ColorJitter, Flip, Place, RandomResizedCrop
+from clipkit.data.checks import check_images
+from clipkit.data.hashes import concept_ids
+from clipkit.tokens import read_tokenizer
+from clipkit.types import ArgumentError, InputSpec
+
+SPEC = InputSpec((8, 8), (0.5,) * 3, (0.5,) * 3, "bicubic", read_tokenizer("emoji"), 16, "longest")
+ROWS = 41
+
+
+def png(number: int) -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 256, (10, 14, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def columns(numbers) -> dict:
+    return {
+        "image": [{"bytes": png(i), "path": f"{i}.png"} for i in numbers],
+        "captions": [[f"left {i}", f"ein {i}", f"thing {i}"] for i in numbers],
+        "languages": [["en", "de", "en"] for _ in numbers],
+        "tags": [["x"] * (i % 3) for i in numbers],
+        "kind": [i % 11 for i in numbers],
+        "style": ["ab"[i % 2] for i in numbers],
+        "size": [i / 4 for i in numbers],
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """In the hub's layout: 41 rows to train on, 9 to validate."""
+    root = tmp_path_factory.mktemp("set")
+    (root / "data").mkdir()
+    for split, numbers in {"train": range(ROWS), "validation": range(100, 109)}.items():
+        pq.write_table(pa.table(columns(numbers)), root / f"data/{split}-00000-of-00001.parquet")
+    return root
+
+
+def make(folder, **options) -> CaptionDataModule:
+    data = CaptionDataModule(str(folder), **{"batch_size": 6, "workers": 0, **options})
+    data.inputs = SPEC
+    return data
+
+
+def batches(loader) -> list:
+    return [[*batch[:5], dict(sorted(batch.extra.items()))] for batch in loader]
+
+
+def same(a: list, b: list) -> bool:
+    return len(a) == len(b) and all(
+        all(torch.equal(x, y) for x, y in zip(one[:5], other[:5], strict=True))
+        and list(one[5]) == list(other[5])
+        and all(torch.equal(one[5][name], other[5][name]) for name in one[5])
+        for one, other in zip(a, b, strict=True)
+    )
+
+
+AUGMENTED = {"transforms": [RandomResizedCrop((0.5, 1.0)), Flip(), ColorJitter()], "extra": ["size"], "concept": "kind"}
+
+
+def test_workers_and_their_rngs_change_nothing(folder):
+    expected = batches(make(folder, **AUGMENTED).train_dataloader())
+    np.random.seed(7)
+    torch.manual_seed(7)
+    os.environ["PL_SEED_WORKERS"] = "1"
+    try:
+        for workers in (0, 1, 2):
+            loader = make(folder, **AUGMENTED, workers=workers).train_dataloader()
+            assert same(batches(loader), expected)
+            assert same(batches(loader), expected)  # with workers that persist
+    finally:
+        del os.environ["PL_SEED_WORKERS"]
+    assert len(expected) == 6
+    assert not same(batches(make(folder, **AUGMENTED, seed=1).train_dataloader()), expected)
+
+
+@pytest.mark.nightly
+def test_workers_that_are_spawned_make_the_same(folder):
+    loader = make(folder, **AUGMENTED, workers=1, batch_size=20).train_dataloader()
+    loader.multiprocessing_context = "spawn"
+    iterator = iter(loader)
+    made = [[*batch[:5], batch.extra] for batch in [next(iterator)]]
+    expected = batches(make(folder, **AUGMENTED, batch_size=20).train_dataloader())[:1]
+    assert same([[*made[0][:5], dict(sorted(made[0][5].items()))]], expected)
+    loader._iterator._shutdown_workers()
+
+
+def as_rank(monkeypatch, rank: int, world_size: int) -> None:
+    monkeypatch.setattr(module, "rank", lambda: rank)
+    monkeypatch.setattr(module, "world_size", lambda: world_size)
+
+
+@pytest.mark.parametrize("distinct", [False, True])
+def test_ranks_share_the_global_batches(folder, monkeypatch, distinct):
+    options = {**AUGMENTED, "distinct_concepts": distinct}
+    whole = batches(make(folder, **options).train_dataloader())
+    shares = []
+    for rank in (0, 1):
+        as_rank(monkeypatch, rank, 2)
+        shares.append(batches(make(folder, **options, batch_size=3).train_dataloader()))
+    assert len(whole) == len(shares[0]) == len(shares[1])
+    for one, first, second in zip(whole, *shares, strict=True):
+        for i in (0, 3, 4):  # images, concepts, positions: texts may be padded differently
+            assert torch.equal(one[i], torch.cat([first[i], second[i]]))
+        assert one[2].sum() == first[2].sum() + second[2].sum()
+
+
+def test_distinct_concepts(folder):
+    data = make(folder, concept="kind", distinct_concepts=True)
+    seen = Counter()
+    loader = data.train_dataloader()
+    for batch in loader:
+        assert len(set(batch.concept.tolist())) == 6
+        seen.update(batch.position.tolist())
+    assert len(loader) == ROWS // 6
+    assert len(seen) == 36
+    assert same(batches(loader), batches(make(folder, concept="kind", distinct_concepts=True).train_dataloader()))
+
+
+def test_distinct_concepts_of_the_emoji_set():
+    data = CaptionDataModule("emoji", batch_size=256, workers=0, concept="concept", distinct_concepts=True)
+    concepts = concept_ids(data.train_rows, "concept")
+    order = data._batches.order(3).reshape(-1, 256)
+    assert len(order) == len(data._batches) == 7767 // 256  # less than a batch is lost
+    assert all(len(set(concepts[rows].tolist())) == 256 for rows in order)
+
+
+def test_epochs_differ(folder):
+    loader = make(folder, extra=["size"]).train_dataloader()
+    epochs = []
+    for epoch in range(3):
+        loader.batch_sampler.set_epoch(epoch)
+        epochs.append([value for batch in loader for value in batch.extra["size"].tolist()])
+        assert len(set(epochs[-1])) == 36
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_languages_columns_and_templates(folder):
+    options = {"language_column": "languages", "languages": ["de"], "templates": ["{}", "photo of {}"]}
+    data = make(folder, caption={"captions": 3.0, "tags": 1.0}, **options)
+    tokenizer = data._loader(data.train_rows, [], train=True).collate_fn.tokenizer
+    words = Counter()
+    for epoch in range(20):
+        data.place = Place(epoch)
+        for batch in data.train_dataloader():
+            texts = [
+                tokenizer.decode(tokens[mask].tolist()) for tokens, mask in zip(batch.tokens, batch.mask, strict=True)
+            ]
+            words.update("photo" if "photo" in text else "bare" for text in texts)
+            words.update("tag" if text.split()[-1] == "x" else "ein" if "ein" in text else "en" for text in texts)
+    assert words["en"] == 0
+    assert abs(words["photo"] - words["bare"]) < 120  # of 720
+    assert 80 < words["tag"] < 165  # a quarter, of the two thirds of the rows that have tags
+
+
+def test_rows_without_a_caption_are_left_out(folder, tmp_path):
+    made = columns(range(10))
+    made["captions"][3:5] = [[], None]
+    pq.write_table(pa.table(made), tmp_path / "rows.parquet")
+    with pytest.warns(UserWarning, match="2 of 10 rows have no caption"):
+        data = make(tmp_path / "rows.parquet")
+    assert len(data.train_rows) == 8
+    made["captions"] = [[]] * 9 + [[" "]]
+    pq.write_table(pa.table(made), tmp_path / "none.parquet")
+    refused("caption", "no row has a caption in captions", tmp_path / "none.parquet")
+
+
+def test_validation_of_the_same_folder(folder):
+    data = make(folder, val=str(folder), extra=["size"])
+    assert (len(data.train_rows), len(data.val_rows)) == (ROWS, 9)
+    loader = data.val_dataloader()
+    made = list(loader)
+    assert [len(batch.image) for batch in made] == [6, 3]
+    assert torch.cat([batch.position for batch in made]).tolist() == list(range(9))
+    assert torch.cat([batch.extra["size"] for batch in made]).tolist() == [i / 4 for i in range(100, 109)]
+    assert same(batches(loader), batches(make(folder, val=str(folder), extra=["size"], workers=2).val_dataloader()))
+    assert make(folder, val=f"{folder}:validation").val_rows["size"] == data.val_rows["size"]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_validation_is_shared_by_whole_batches(folder, monkeypatch, world_size):
+    dealt = []
+    for rank in range(world_size):
+        as_rank(monkeypatch, rank, world_size)
+        dealt.append(
+            [batch.position.tolist() for batch in make(folder, val=str(folder), batch_size=2).val_dataloader()]
+        )
+    if world_size == 1:
+        assert dealt == [[[0, 1], [2, 3], [4, 5], [6, 7], [8]]]
+    assert len({len(share) for share in dealt}) == 1  # as often on each rank, and as many: objectives gather
+    if world_size > 1:
+        assert {len(batch) for share in dealt for batch in share} == {2}
+    in_turn = [row for turn in zip(*dealt, strict=True) for batch in turn for row in batch]
+    assert in_turn[:9] == list(range(9))
+    assert in_turn[9:] == list(range(len(in_turn) - 9))
+
+
+def test_a_fraction_held_out(folder):
+    data = make(folder, val_fraction=0.3)
+    assert len(data.train_rows) + len(data.val_rows) == ROWS
+    assert 4 < len(data.val_rows) < 22
+    assert not set(data.train_rows["size"]) & set(data.val_rows["size"])
+    assert make(folder, val_fraction=0.3, seed=5).val_rows["size"] == data.val_rows["size"]
+
+
+def test_no_validation(folder):
+    assert make(folder).val_dataloader() == []
+
+
+def test_it_asks_the_model_what_to_make(folder):
+    class Task(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = torch.nn.Linear(1, 1)
+            self.model.inputs = SPEC._replace(image_size=(5, 7))
+            self.shapes = []
+
+        def training_step(self, batch, batch_idx):
+            self.shapes.append(tuple(batch.image.shape))
+            return self.model(torch.ones(1)).sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    task, data = Task(), CaptionDataModule(str(folder), batch_size=6, workers=0)
+    with pytest.raises(RuntimeError, match=r"set `.inputs = model.inputs`"):
+        data.train_dataloader()
+    options = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    pl.Trainer(accelerator="cpu", max_steps=2, **options).fit(task, datamodule=data)
+    assert task.shapes == [(6, 3, 5, 7)] * 2
+
+
+def test_iterators_begin_where_the_place_is_when_they_are_used(folder):
+    for workers in (0, 1):
+        data = make(folder, workers=workers)
+        iterator = iter(data.train_dataloader())  # Lightning makes it before it restores
+        data.load_state_dict({**data.state_dict(), "epoch": 2, "position": 12})
+        assert next(iterator).position.tolist() == list(range(12, 18))
+
+
+def test_state(folder):
+    data = make(folder)
+    data.train_dataloader()
+    data.advance(2)
+    state = data.state_dict()
+    assert (state["epoch"], state["position"], data.position) == (0, 12, 12)
+    assert torch.load(io.BytesIO(saved(state)), weights_only=True) == state
+    other = make(folder, batch_size=5)
+    other.load_state_dict(state)
+    assert other.place == (0, 12)
+    other.advance(1)
+    assert other.place == (0, 17)
+    changed = make(folder, seed=2, val_fraction=0.2)
+    with pytest.warns(UserWarning, match=r"within an epoch of other data \(data, seed differs\)"):
+        changed.load_state_dict(state)
+    assert changed.place == (0, 0)
+    distinct = {"concept": "kind", "distinct_concepts": True}
+    with pytest.warns(UserWarning, match="distinct_concepts differs"):  # that order depends on the batch
+        make(folder, **distinct, batch_size=5).load_state_dict({**make(folder, **distinct).state_dict(), "position": 6})
+
+
+def saved(state) -> bytes:
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def test_data_of_another_kind(folder):
+    class Numbers(CaptionDataModule):
+        def read(self, source, split, image):
+            count = int(source) if split == "train" else 3
+            rows = Dataset.from_dict(
+                {"image": [{"bytes": png(i), "path": None} for i in range(count)], "text": ["a"] * count}
+            )
+            return rows.cast_column("image", datasets.Image())
+
+    data = Numbers("12", val="12", batch_size=4, workers=0)
+    data.inputs = SPEC
+    assert (len(data.train_rows), len(data.val_rows)) == (12, 3)
+    assert next(iter(data.train_dataloader())).image.shape == (4, 3, 8, 8)
+
+
+def refused(argument: str, match: str, source, **options) -> None:
+    with pytest.raises(ArgumentError, match=match) as raised:
+        make(source, **options)
+    assert raised.value.argument == argument
+    assert "\n" not in raised.value.message
+
+
+def test_what_is_refused(folder):
+    refused("train", "there is nothing at './none'", "./none")
+    refused("val", "there is nothing at './none'", folder, val="./none")
+    refused("val", "has no split 'test'; it has train, validation", folder, val=f"{folder}:test")
+    refused("val", "is the training set", folder, val=f"{folder}:train")
+    refused("val_fraction", "1.0 is not in", folder, val_fraction=1.0)
+    refused("val_fraction", "not both", folder, val_fraction=0.1, val="emoji")
+    refused("val_fraction", "no row is left for validation", folder, val_fraction=1e-9)
+    refused("val_fraction", "no row is left for training", folder, val_fraction=1 - 1e-9)
+    refused("batch_size", "42 is more than the 41 training rows", folder, batch_size=42)
+    refused("batch_size", "0 is less than 1", folder, batch_size=0)
+    refused(
+        "batch_size", "12 is more than the 11 distinct", folder, batch_size=12, concept="kind", distinct_concepts=True
+    )
+    refused("workers", "less than 0", folder, workers=-1)
+    refused("seed", "less than 0", folder, seed=-1)
+    refused("image", r"no column 'imag'; did you mean 'image'", folder, image="imag")
+    refused("image", r"'size' holds no images \(found image", folder, image="size")
+    refused("caption", r"no column 'caption'; did you mean 'captions'", folder, caption="caption")
+    refused("caption", "'kind' holds int64", folder, caption="kind")
+    refused("concept", "no column 'kinds'; did you mean 'kind'", folder, concept="kinds")
+    refused("concept", "'tags' holds lists", folder, concept="tags")
+    refused("distinct_concepts", "name the column", folder, distinct_concepts=True)
+    refused("extra", "no column 'sizes'; did you mean 'size'", folder, extra=["sizes"])
+    refused("extra", "'style' holds string", folder, extra=["style"])
+    refused("languages", "name the column", folder, languages=["en"])
+    refused("language_column", "did you mean 'languages'", folder, language_column="language")
+    refused(
+        "languages", "no caption is in 'eng'; did you mean 'en'", folder, language_column="languages", languages=["eng"]
+    )
+    refused("templates", "exactly one", folder, templates=["photo"])
+
+
+def test_validation_lacks_a_column(folder, tmp_path):
+    pq.write_table(pa.table({"image": [{"bytes": png(0), "path": ""}], "caption": ["a"]}), tmp_path / "val.parquet")
+    refused("val", "no column 'captions'; did you mean 'caption'", folder, val=str(tmp_path / "val.parquet"))
+
+
+def test_images_are_opened_when_it_is_made(tmp_path):
+    made = columns(range(8))
+    made["image"][7] = {"bytes": b"broken", "path": None}
+    pq.write_table(pa.table(made), tmp_path / "rows.parquet")
+    refused("image", "row 7 of column 'image': cannot identify", tmp_path / "rows.parquet")
+    refused(
+        "val",
+        "row 7 of column 'image': cannot identify",
+        "emoji",
+        val=str(tmp_path / "rows.parquet"),
+        caption="captions",
+    )
+    (tmp_path / "rows.csv").write_text("image,text\nnone.png,a\n")
+    refused(
+        "image", f"row 0 of column 'image': .*No such file.*{tmp_path}/none.png", tmp_path / "rows.csv", batch_size=1
+    )
+    with pytest.raises(ArgumentError, match="train: there is no row"):
+        check_images(Dataset.from_dict({"image": []}), "image", "image")
+
+
+def test_empty_values_and_reserved_names(folder, tmp_path):
+    made = {**columns(range(8)), "truncated": list(range(8))}
+    made["kind"][2] = made["size"][2] = None
+    pq.write_table(pa.table(made), tmp_path / "rows.parquet")
+    refused("concept", "'kind' has empty values", tmp_path / "rows.parquet", concept="kind")
+    refused("extra", "'size' has empty values", tmp_path / "rows.parquet", extra=["size"])
+    refused("extra", "rename the column", tmp_path / "rows.parquet", extra=["truncated"])
+
+
+@pytest.mark.filterwarnings("ignore:.*instantiate_classes|By default only one")
+def test_from_yaml(folder):
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(pl.LightningDataModule, "data")
+    data = {
+        "train": str(folder),
+        "val": str(folder),
+        "batch_size": 4,
+        "caption": {"captions": 2, "tags": 0.5},
+        "language_column": "languages",
+        "languages": ["en"],
+        "templates": ["{}", "a {}"],
+        "concept": "kind",
+        "distinct_concepts": True,
+        "transforms": [{"class_path": "clipkit.data.RandomResizedCrop", "init_args": {"scale": [0.5, 1.0]}}],
+        "extra": ["size"],
+    }
+    text = json.dumps({"data": {"class_path": "clipkit.data.CaptionDataModule", "init_args": data}})
+    made = parser.instantiate_classes(parser.parse_string(text)).data
+    assert isinstance(made, CaptionDataModule)
+    assert made.choice.columns == {"captions": 2.0, "tags": 0.5}
+    assert isinstance(made.transforms[0], RandomResizedCrop)
+    made.inputs = SPEC
+    assert next(iter(made.train_dataloader())).image.shape == (4, 3, 8, 8)
