@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -57,3 +59,83 @@ def emoji_cells() -> Dataset:
     from clipkit.data import load_rows
 
     return load_rows("emoji/cells")
+
+
+def _as_rank(rank: int, world: int, folder: Path, work: Callable[..., Any]) -> None:
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)  # the parent's threads did not come along
+    store = dist.FileStore(str(folder / "store"), world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
+    torch.save(work(rank, world), folder / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Any]]:
+    """``on_ranks(work, world=2)``: what ``work(rank, world)`` returns on each of some gloo ranks.
+
+    Forked, since the imports would cost more than the tests.
+    """
+    import torch
+
+    context = multiprocessing.get_context("fork")
+
+    def run(work: Callable[..., Any], world: int = 2) -> list[Any]:
+        folder = tmp_path_factory.mktemp("ranks")
+        ranks = [context.Process(target=_as_rank, args=(rank, world, folder, work)) for rank in range(world)]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(120)
+            process.kill()  # one that waits for another that is gone
+        assert [process.exitcode for process in ranks] == [0] * world
+        return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Any]:
+    """``make_model(vision="test_vit", **head)``: a dual encoder of 0.5 M parameters, the same at each call."""
+    from functools import partial
+
+    import torch
+
+    from clipkit.heads import ContrastiveHead
+    from clipkit.models import DualEncoder
+    from clipkit.towers import ClipTextTower, TimmTower
+
+    def make(vision: str = "test_vit", image_size: int = 32, **head: Any) -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            text = ClipTextTower(width=32, layers=3, heads=2, context_length=12)
+            return DualEncoder(
+                TimmTower(vision, image_size=image_size), text, partial(ContrastiveHead, embed_dim=16, **head)
+            )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> Callable[..., Any]:
+    """``make_batch(rows, concepts=None, seed=0)``: what a loader would give for ``make_model``, made up."""
+    import torch
+
+    from clipkit.types import ImageTextBatch
+
+    def make(rows: int, concepts: list[int] | None = None, seed: int = 0, size: int = 32) -> ImageTextBatch:
+        generator = torch.Generator().manual_seed(seed)
+        image = torch.randint(0, 256, (rows, 3, size, size), dtype=torch.uint8, generator=generator)
+        lengths = torch.randint(3, 9, (rows, 1), generator=generator)
+        place = torch.arange(8).expand(rows, 8)
+        tokens = torch.randint(3, 8192, (rows, 8), generator=generator)
+        tokens = tokens.where(place > 0, 1).where(place < lengths - 1, 2).where(place < lengths, 0)  # <start> ... <end>
+        ids = torch.arange(rows)
+        return ImageTextBatch(
+            image, tokens, place < lengths, ids if concepts is None else torch.tensor(concepts), ids, {}
+        )
+
+    return make

@@ -101,6 +101,10 @@ def _inside(sources: dict[str, Source]) -> Iterator[tuple[Source, Import, str]]:
                 yield source, found, _top(found.module)
 
 
+def _nodes(sources: dict[str, Source]) -> Iterator[tuple[Source, ast.AST]]:
+    return ((source, node) for source in sources.values() for node in ast.walk(source.tree))
+
+
 def unknown_names(sources: dict[str, Source]) -> list[str]:
     unknown = sorted({source.top for source in sources.values()} - set(FLOORS))
     return [f"clipkit/{name} stands on no floor: give it one in FLOORS and in the tour" for name in unknown]
@@ -145,34 +149,26 @@ def drawers(sources: dict[str, Source]) -> list[str]:
 
 def registries(sources: dict[str, Source]) -> list[str]:
     found = []
-    for source in sources.values():
-        for node in ast.walk(source.tree):
-            names = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                names.append(node.id)
-            decorators = getattr(node, "decorator_list", [])
-            names += [_identifier(d.func if isinstance(d, ast.Call) else d) for d in decorators]
-            found += [
-                f"{source.module}:{node.lineno} {name}: class_path is the registry"
-                for name in names
-                if re.search(r"^_*register|registry$", name.lower())
-            ]
+    for source, node in _nodes(sources):
+        names = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.append(node.id)
+        names += [_identifier(getattr(d, "func", d)) for d in getattr(node, "decorator_list", [])]
+        if any(re.search(r"^_*register|registry$", name.lower()) for name in names):
+            found.append(f"{source.module}:{node.lineno} {names[0]}: class_path is the registry")
     return found
 
 
 def name_sniffing(sources: dict[str, Source]) -> list[str]:
     found = []
-    for source in sources.values():
-        for node in ast.walk(source.tree):
-            if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
-                left, right = node.left, node.comparators[0]
-                while isinstance(right, ast.Call) and isinstance(right.func, ast.Attribute):  # name.lower()
-                    right = right.func.value
-                word = isinstance(left, ast.Constant) and re.search(r"\w", str(left.value))
-                if word and re.search(r"(^|_)name$", _identifier(right)):
-                    found.append(
-                        f"{source.module}:{node.lineno} {ast.unparse(node)}: ask for what it does, not its name"
-                    )
+    for source, node in _nodes(sources):
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
+            left, right = node.left, node.comparators[0]
+            while isinstance(right, ast.Call) and isinstance(right.func, ast.Attribute):  # name.lower()
+                right = right.func.value
+            word = isinstance(left, ast.Constant) and re.search(r"\w", str(left.value))
+            if word and re.search(r"(^|_)name$", _identifier(right)):
+                found.append(f"{source.module}:{node.lineno} {ast.unparse(node)}: ask what it does, not its name")
     return found
 
 

@@ -20,7 +20,7 @@ PROMISED = {
 def test_emoji_reaches_what_it_promises():
     from clipkit.cli import main
 
-    assert main(["fit", "-c", "emoji", "--trainer.logger.tracking_uri=sqlite:///mlflow.db"]) == 0
+    assert main(["fit", "-c", "emoji", "--tracking-uri=sqlite:///mlflow.db"]) == 0
     (checkpoint,) = Path("runs").glob("**/last.ckpt")
     assert main(["evaluate", str(checkpoint), "--tasks", *PROMISED, "--json", "out.json"]) == 0
     figures = json.loads(Path("out.json").read_text(encoding="utf-8"))

@@ -22,8 +22,8 @@ MOST_ROWS = 1024
 """Statistics of embeddings look at no more rows than these, whatever the batch."""
 
 CHANCE = (
-    "the loss stays at ln B = {chance:.2f}, which is what guessing costs: nothing is learned yet. Try a higher or lower "
-    "model.lr, fewer model.warmup steps, or look whether captions belong to their images"
+    "the loss stays at ln B = {chance:.2f}, which is what guessing costs: nothing is learned yet. Try a higher or "
+    "lower model.lr, fewer model.warmup steps, or look whether captions belong to their images"
 )
 CLAMPED = (
     "logit_scale has been at its clamp ({scale:.0f}) for {steps} steps: the temperature is too cold to learn from. Try "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,6 +20,9 @@ from clipkit.cli.classes import said_by
 from clipkit.cli.explain import ConfigError, Keys
 from clipkit.cli.normalise import Named, Walk
 from clipkit.types import ArgumentError
+
+# Lightning still calls what jsonargparse 4.49 renamed; that is nothing to tell a user.
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

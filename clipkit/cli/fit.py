@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="parameters, shapes, steps, memory and one tiny step, but no training"
     )
     resume = "go on from a checkpoint of an earlier run, in the same run"
+    uri = "the MLflow server or SQLite file that tracks the run (default: sqlite:///mlflow.db)"
+    parser.add_argument("--tracking-uri", metavar="URI", default="sqlite:///mlflow.db", help=uri)
     parser.add_argument("--resume", metavar="CHECKPOINT", help=resume)
 
 
@@ -96,7 +98,7 @@ def _train(args: argparse.Namespace, experiment: Experiment) -> int:
     codes: list[int] = []
     run_id = run_of_checkpoint(args.resume) if args.resume else None
     with ended_well(args, experiment, codes):
-        task, data, trainer = experiment.build(default_callbacks(experiment), tracker(run_id))
+        task, data, trainer = experiment.build(default_callbacks(experiment), tracker(args.tracking_uri, run_id))
         trainer.fit(task, datamodule=data, ckpt_path=args.resume, weights_only=True if args.resume else None)
         closing(trainer)
     return codes[0] if codes else 0

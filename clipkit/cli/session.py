@@ -32,6 +32,7 @@ from clipkit.cli.config import Experiment
 from clipkit.cli.explain import ConfigError
 from clipkit.evaluation.report import to_table
 from clipkit.tracking import LogPictures, MLflowLogger, TrackRun
+from clipkit.tracking.redact import redact
 from clipkit.types import ArgumentError
 
 __all__ = ["closing", "default_callbacks", "ended_well", "quiet", "tracker"]
@@ -68,13 +69,14 @@ def default_callbacks(experiment: Experiment) -> list[pl.Callback]:
     return [*watching, Interrupt()]
 
 
-def tracker(run_id: str | None) -> Callable[[], Logger]:
-    """Makes the logger of an experiment that names none: MLflow, in ``mlflow.db``.
+def tracker(uri: str, run_id: str | None) -> Callable[[], Logger]:
+    """Makes the logger of an experiment that names none.
 
     Args:
+        uri: The MLflow server or SQLite file.
         run_id: The run to continue, or None.
     """
-    return lambda: MLflowLogger(run_id=run_id)
+    return lambda: MLflowLogger(tracking_uri=uri, run_id=run_id)
 
 
 @contextmanager
@@ -140,7 +142,8 @@ def _again(args: Namespace, checkpoint: Path) -> str:
         words += ["-c", file]
     for module in args.trust:
         words += ["--trust", module]
-    return shlex.join([*words, *args.overrides, "--resume", _near(checkpoint)])
+    words += [*args.overrides, "--tracking-uri", args.tracking_uri, "--resume", _near(checkpoint)]
+    return str(redact(shlex.join(words)))  # the terminal may be a file that others read
 
 
 def _near(path: str | Path) -> str:

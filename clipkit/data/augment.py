@@ -206,8 +206,9 @@ class Tint:
     def __call__(self, image: Image.Image, captions: list[str], rng: np.random.Generator) -> Sample:
         """Change the colours by one table look-up a channel."""
         gain = 1 + rng.uniform(-self.strength, self.strength) + rng.uniform(-self.channel, self.channel, 3)
-        table = 255 - (255 - np.arange(256)) * gain[:, None]  # (3, 256)
-        return image.point(table.clip(0, 255).astype(np.uint8).flatten().tolist()), captions
+        table = (255 - (255 - np.arange(256)) * gain[:, None]).clip(0, 255).astype(np.uint8)  # (3, 256)
+        # NumPy's look-up: Pillow's `point` rounds 768 Python numbers first, which takes ten times as long
+        return Image.fromarray(table[np.arange(3), np.asarray(image)]), captions
 
 
 def _check_range(argument: str, given: tuple[float, float], most: float) -> None:

@@ -149,7 +149,8 @@ def _language_of(
         return {}
     require_columns(rows, [language_column], "language_column")
     spoken = stored(rows, language_column)
-    parallel = [name for name in columns if _row_of_each(stored(rows, name)).tolist() == _row_of_each(spoken).tolist()]
+    own = _row_of_each(spoken)
+    parallel = [name for name in columns if np.array_equal(_row_of_each(stored(rows, name)), own)]
     if not parallel:
         wants = f"as many values in each row as one of {', '.join(columns)}"
         raise ArgumentError("language_column", f"{language_column!r} does not have {wants}")

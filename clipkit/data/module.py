@@ -15,9 +15,9 @@ from datasets import Dataset
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
+from clipkit.data.arguments import check_columns, check_images, check_numbers
 from clipkit.data.augment import SampleTransform
 from clipkit.data.captions import choose_captions, has_caption
-from clipkit.data.checks import check_columns, check_images, check_numbers
 from clipkit.data.collate import CaptionedImages, Collate
 from clipkit.data.hashes import concept_ids, fingerprint, hold_out
 from clipkit.data.order import EpochBatches, Place, SampleKey
@@ -168,7 +168,12 @@ class CaptionDataModule(pl.LightningDataModule):
     def _order(self, rank: int, world_size: int) -> EpochBatches:
         concepts = concept_ids(self.train_rows, self.concept) if self.distinct_concepts else None
         rows = len(self.train_rows)
-        return EpochBatches(rows, self.batch_size, self.seed, rank, world_size, concepts, lambda: self.place)
+        return EpochBatches(rows, self.batch_size, self.seed, rank, world_size, concepts, self._start)
+
+    def _start(self) -> Place:
+        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            return Place(1)  # the same few batches in each epoch
+        return self.place
 
     def _loader(self, rows: Dataset, batches: Any, train: bool) -> DataLoader[ImageTextBatch]:
         if self.inputs is None:
@@ -193,11 +198,13 @@ class CaptionDataModule(pl.LightningDataModule):
             return None
         try:
             rows = self.read(val, "validation", self.image)
+            image_column(rows, self.image)
+            choose_captions(rows, self.choice.columns)
+            require_columns(rows, self.choice.language_of.values(), "val")
+            check_columns(rows, self.concept, False, self.extra)
+            check_images(rows, self.image, "val")
         except ArgumentError as error:
             raise ArgumentError("val", error.message) from error
-        needed = [self.image, *self.choice.columns, *self.choice.language_of.values(), *self.extra]
-        require_columns(rows, needed + ([self.concept] if self.concept not in ("row", "caption") else []), "val")
-        check_images(rows, self.image, "val")
         return self._captioned(rows, "val")
 
     def _captioned(self, rows: Dataset, argument: str) -> Dataset:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["curves", "embedding_map", "principal_plane"]
 
-_APART = (118, 62)  # pixels: the width of a name, the height of a picture
+_APART = (118, 84)  # pixels: the width of a name, the height of a picture with its name
 
 
 def embedding_map(
@@ -52,9 +52,9 @@ def embedding_map(
         axes.plot(*np.transpose(pair), color=GREY, linewidth=0.6, alpha=0.6, zorder=1)
     axes.scatter(points[:count, 0], points[:count, 1], s=16, color=BLUE, label="picture", zorder=2)
     axes.scatter(points[count:, 0], points[count:, 1], s=16, color=ORANGE, marker="s", label="text", zorder=2)
-    axes.margins(0.08)
+    axes.margins(0.1)
     axes.legend(loc="upper right", bbox_to_anchor=(1.0, 1.11), ncols=2, frameon=False, fontsize=9)
-    for i in _spread(axes.transData.transform(points), shown):
+    for i in _spread(axes.transData.transform(points[:count]), shown):
         _label_pair(axes, points[i], points[count + i], names[i], None if pictures is None else pictures[i])
     return sheet.png()
 
@@ -69,11 +69,15 @@ def curves(loss: Mapping[str, Sequence[tuple[int, float]]], scale: Sequence[tupl
     Returns:
         A PNG.
     """
+    from matplotlib.ticker import MaxNLocator
+
     sheet = Sheet(10.0, 4.2)
     left, right = sheet.axes(0.7, 0.5, 4.15, 3.1), sheet.axes(5.65, 0.5, 4.15, 3.1)
     for axes, title in ((left, "Loss"), (right, "Logit scale")):
         style(axes, "step")
         axes.set_title(title, loc="left", fontsize=12, color=INK, fontweight="bold")
+        axes.ticklabel_format(useOffset=False, style="plain")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     for (name, points), colour in zip(loss.items(), (BLUE, ORANGE, GREEN, FAINT), strict=False):
         _line(left, name, points, colour, window=len(points) // 25)
     if any(len(points) for points in loss.values()):
@@ -103,21 +107,17 @@ def principal_plane(points: Tensor) -> tuple[Tensor, tuple[float, float]]:
 
 
 def _spread(places: np.ndarray[Any, Any], most: int) -> list[int]:
-    """Pairs to label, the outer ones first, each only where nothing that is labelled already is near.
+    """Points to label, the outer ones first, each only where nothing that is labelled already is near.
 
     Args:
-        places: (2N, 2) in pixels, row N + i belongs to row i.
+        places: (N, 2) in pixels.
         most: How many at most.
     """
-    count, taken = len(places) // 2, np.empty((0, 2))
     chosen: list[int] = []
-    distance = np.hypot(*(places[:count] - places[:count].mean(0)).T)
-    for i in np.argsort(-distance, kind="stable"):
-        pair = places[[i, count + i]]
-        near = (np.abs(taken[:, None] - pair) < _APART).all(-1).any()
-        if len(chosen) < most and not near and not (np.abs(pair[0] - pair[1]) < _APART).all():
+    for i in np.argsort(-np.hypot(*(places - places.mean(0)).T), kind="stable"):
+        near = (np.abs(places[chosen] - places[i]) < _APART).all(-1).any()
+        if len(chosen) < most and not near:
             chosen.append(int(i))
-            taken = np.concatenate([taken, pair])
     return chosen
 
 
@@ -133,8 +133,8 @@ def _label_pair(
         box.patch.set(edgecolor=BLUE, linewidth=1.0)
         axes.add_artist(box)
     axes.annotate(
-        shorten(name, 18), (text[0], text[1]), (0, 9), textcoords="offset points", ha="center", va="center", zorder=5,
-        fontsize=7.5, color="#8a4b0b", parse_math=False,
+        shorten(name, 18), (image[0], image[1]), (0, -24 if picture is not None else 9), textcoords="offset points",
+        ha="center", va="center", zorder=5, fontsize=7.5, color=INK, parse_math=False,
         bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers.logger import Logger
-from lightning_utilities.core.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 from clipkit.tracking.destination import absolute_uri, is_local
 from clipkit.tracking.journal import Journal

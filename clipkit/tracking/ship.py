@@ -104,7 +104,8 @@ class Shipper:
 
     def _round(self) -> float:
         send_all(self._spool, self._destination, self._stopped.is_set, self._note_progress)
-        self._answered()
+        if not self._stopped.is_set():  # otherwise nothing was asked
+            self._answered()
         if self._others is not None and not self._ending.is_set():
             others, self._others = self._others, None
             self._send_others(others)
@@ -112,7 +113,7 @@ class Shipper:
 
     def _send_others(self, root: Path) -> None:
         for folder in find_spools(root):
-            if folder == self._spool.folder or not Spool(folder).read(1):
+            if folder == self._spool.folder or not _unfinished(Spool(folder)):
                 continue
             done = replay(folder, self._uri, lambda: self._ending.is_set() or self._stopped.is_set())
             if done.sent:
@@ -121,7 +122,7 @@ class Shipper:
     def _failed(self, error: Exception, wait: float) -> float:
         self._expect(0.0)
         self._destination.slower()
-        reason = _first_line(error)
+        reason = _reason(error)
         if self._away is None:
             log.warning(
                 "the tracking server at %s does not answer (%s); the run goes on, its records wait in %s",
@@ -207,11 +208,16 @@ def replay(folder: Path, uri: str | None = None, stop: Callable[[], bool] = lamb
         before = spool.left()
         send_all(spool, Destination(target, spool, card), stop)
     except Exception as error:  # the server is away, or the disk is full: say it, and leave the records
-        problem = _first_line(error)
+        problem = _reason(error)
     finally:
         spool.release()
     left = spool.left()
     return Replayed(folder, max(before - left, 0), left, problem, card.run_id)
+
+
+def _unfinished(spool: Spool) -> bool:
+    card = spool.card()
+    return card is not None and (card.ended is None or bool(spool.read(1)))
 
 
 def _close_dead_run(spool: Spool, card: RunCard) -> None:
@@ -223,6 +229,9 @@ def _close_dead_run(spool: Spool, card: RunCard) -> None:
     spool.save_card(card)
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    """The first line of what lies at the bottom: "Connection refused", rather than what four libraries made of it."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
     text = str(redact(str(error))).strip()
     return (text.splitlines()[0] if text else type(error).__name__)[:300]

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from PIL import Image
 from torch import nn
 
@@ -71,8 +72,7 @@ def run(source, callbacks=(), resume=None, data=None, callback=True, module=None
     }
     data = data or CaptionDataModule(source, batch_size=batch_size, transforms=[Flip()], **{"workers": 0, **settings})
     trainer = pl.Trainer(
-        **{"max_epochs": 3, **options},
-        accelerator="cpu",
+        **{"max_epochs": 3, "accelerator": "cpu", **options},
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -220,6 +220,31 @@ def test_reloaded_every_epoch(source, whole):
 def test_a_limited_epoch_goes_on_in_the_next(source, whole):
     task, _ = run(source, limit_train_batches=3, max_epochs=4)
     assert task.seen == whole[0].seen[:12]
+
+
+def test_overfitting_takes_the_same_batches_again(source):
+    task, _ = run(source, overfit_batches=2, max_epochs=3)
+    epochs = [rows_of(task.seen[i : i + 2]) for i in (0, 2, 4)]
+    assert epochs[0] == epochs[1] == epochs[2]
+
+
+class Late(SingleDeviceStrategy):
+    """Restores late, as FSDP does: after the optimiser asked how many steps there will be, and so for the loader."""
+
+    restore_checkpoint_after_setup = True
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_restored_after_the_loader_is_made(source, whole, workers):
+    class Asking(Task):
+        def configure_optimizers(self):
+            assert self.trainer.estimated_stepping_batches == 3 * STEPS
+            return super().configure_optimizers()
+
+    checkpoint = whole[2] / "step=8.ckpt"
+    task, _ = run(source, resume=checkpoint, module=Asking(), strategy=Late("cpu"), accelerator="auto", workers=workers)
+    assert task.seen == whole[0].seen[8:]
+    assert same_weights(task, whole[0])
 
 
 def test_a_second_fit_begins_anew(source, whole):

@@ -31,7 +31,7 @@ model:
   objective: {class_path: clipkit.objectives.InfoNCE}
   lr: 1e-3
   warmup: 2
-data: {train: emoji/concepts, val: emoji/concepts, caption: name, batch_size: 32, workers: 0}
+data: {train: emoji/concepts, val: emoji/cells, caption: name, batch_size: 32, workers: 0}
 trainer:
   max_epochs: 1
   limit_train_batches: 4

@@ -203,7 +203,7 @@ transforms:
 """
 
 
-@pytest.mark.filterwarnings("ignore:.*instantiate_classes|By default only one")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_from_yaml():
     parser = ArgumentParser()
     parser.add_argument("--transforms", type=Sequence[SampleTransform], default=())

@@ -1,55 +1,36 @@
-"""InfoNCE and the sigmoid loss against open_clip's and against a slow transcription, in value and every gradient."""
+"""InfoNCE against open_clip's loss and a slow transcription, in value and every gradient."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
-from open_clip.loss import ClipLoss, SigLipLoss
-from torch import Tensor
+from open_clip.loss import ClipLoss
 from torch.nn.functional import normalize
 
-from clipkit.functional import info_nce, sigmoid_loss
+from clipkit.functional import info_nce
+from clipkit.functional.contrastive import info_nce_rows, positives, similarities
 
 B, D = 7, 5
+CONCEPTS = [3, 1, 3, 2, 1, 3, 9]
 
 
-def leaves(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Image and text before normalisation, the log of the scale, and the bias."""
+@pytest.fixture
+def leaves():
+    """Image and text before normalisation, and the log of the scale."""
     generator = torch.Generator().manual_seed(0)
-    image, text = (torch.randn(B, D, generator=generator, dtype=dtype) for _ in range(2))
-    scale, bias = torch.tensor([2.3], dtype=dtype), torch.tensor([-4.0], dtype=dtype)
-    for leaf in (image, text, scale, bias):
-        leaf.requires_grad_()
-    return image, text, scale, bias
+    image, text = (torch.randn(B, D, generator=generator, dtype=torch.float64) for _ in range(2))
+    return tuple(leaf.requires_grad_() for leaf in (image, text, torch.tensor([2.3], dtype=torch.float64)))
 
 
-def value_and_gradients(loss: Callable[..., Tensor]) -> list[Tensor]:
-    image, text, scale, bias = leaves()
-    value = loss(normalize(image, dim=-1), normalize(text, dim=-1), scale.exp(), bias)
-    grads = torch.autograd.grad(value, (image, text, scale, bias), allow_unused=True)
-    return [value.detach(), *(grad for grad in grads if grad is not None)]
+def value_and_gradients(loss, leaves):
+    image, text, scale = leaves
+    value = loss(normalize(image, dim=-1), normalize(text, dim=-1), scale.exp())
+    return [value.detach(), *torch.autograd.grad(value, leaves)]
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [
-        (lambda i, t, s, b: info_nce(i, t, s), lambda i, t, s, b: ClipLoss()(i, t, s)),
-        (sigmoid_loss, lambda i, t, s, b: SigLipLoss()(i, t, s, b)),
-    ],
-    ids=["info_nce", "sigmoid"],
-)
-def test_equals_open_clip(ours: Callable[..., Tensor], theirs: Callable[..., Tensor]) -> None:
-    mine, reference = value_and_gradients(ours), value_and_gradients(theirs)
-    assert len(mine) == len(reference) >= 4
-    for a, b in zip(mine, reference, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
-
-
-def slow_info_nce(image: np.ndarray, text: np.ndarray, scale: float, concept: list[int]) -> float:
+def slow_info_nce(image, text, scale, concept):
     """Cross-entropy against the uniform distribution over positives, one row and one column at a time."""
     total = 0.0
     for a, b in ((image, text), (text, image)):
@@ -61,53 +42,90 @@ def slow_info_nce(image: np.ndarray, text: np.ndarray, scale: float, concept: li
     return total / (2 * len(image))
 
 
-def slow_sigmoid(image: np.ndarray, text: np.ndarray, scale: float, bias: float, concept: list[int]) -> float:
-    """Every pair a yes or no."""
-    total = 0.0
-    for i in range(len(image)):
-        for j in range(len(text)):
-            sign = 1 if concept[i] == concept[j] else -1
-            total += math.log1p(math.exp(-sign * (scale * float(image[i] @ text[j]) + bias)))
-    return total / len(image)
+def test_equals_open_clip(leaves):
+    mine, theirs = value_and_gradients(info_nce, leaves), value_and_gradients(ClipLoss(), leaves)
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-CONCEPTS = [3, 1, 3, 2, 1, 3, 9]
-
-
-def test_several_positives_against_slow_references() -> None:
-    image, text, scale, bias = (leaf.detach() for leaf in leaves())
+@pytest.mark.parametrize("concept", [CONCEPTS, list(range(B)), [0] * B])
+def test_several_positives_against_the_slow_reference(leaves, concept):
+    image, text, scale = (leaf.detach() for leaf in leaves)
     image, text = normalize(image, dim=-1), normalize(text, dim=-1)
+    loss = info_nce(image, text, scale.exp(), concept=torch.tensor(concept))
+    assert float(loss) == pytest.approx(
+        slow_info_nce(image.numpy(), text.numpy(), float(scale.exp()), concept), abs=1e-10
+    )
+
+
+def test_several_positives_in_every_gradient(leaves):
     ids = torch.tensor(CONCEPTS)
-    nce = info_nce(image, text, scale.exp(), concept=ids)
-    pairwise = sigmoid_loss(image, text, scale.exp(), bias, concept=ids)
-    plain = image.numpy(), text.numpy(), float(scale.exp())
-    assert float(nce) == pytest.approx(slow_info_nce(*plain, CONCEPTS), abs=1e-10)
-    assert float(pairwise) == pytest.approx(slow_sigmoid(*plain, float(bias), CONCEPTS), abs=1e-10)
+    target = positives(ids, ids).double()
+    target = target / target.sum(1, keepdim=True)
+
+    def dense(image, text, scale):
+        logits = scale * image @ text.T
+        return -(target * (logits.log_softmax(1) + logits.T.log_softmax(1))).sum() / (2 * B)
+
+    mine = value_and_gradients(lambda *args: info_nce(*args, concept=ids), leaves)
+    for a, b in zip(mine, value_and_gradients(dense, leaves), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-def test_distinct_concepts_change_nothing() -> None:
-    image, text, scale, bias = (leaf.detach() for leaf in leaves())
+def test_distinct_concepts_change_nothing(leaves):
     ids = torch.tensor([5, 4, 6, 1, 0, 2, 8])
-    torch.testing.assert_close(info_nce(image, text, scale, concept=ids), info_nce(image, text, scale))
-    pairwise = sigmoid_loss(image, text, scale, bias, concept=ids)
-    torch.testing.assert_close(pairwise, sigmoid_loss(image, text, scale, bias))
+    mine = value_and_gradients(lambda *args: info_nce(*args, concept=ids), leaves)
+    for a, b in zip(mine, value_and_gradients(info_nce, leaves), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-def test_gradcheck_with_several_positives() -> None:
+def test_gradcheck(leaves):
     ids = torch.tensor(CONCEPTS)
-    inputs = leaves()
-    assert torch.autograd.gradcheck(lambda i, t, s, b: info_nce(i, t, s.exp(), concept=ids), inputs)
-    assert torch.autograd.gradcheck(lambda i, t, s, b: sigmoid_loss(i, t, s.exp(), b, concept=ids), inputs)
+    assert torch.autograd.gradcheck(lambda i, t, s: info_nce(i, t, s.exp(), concept=ids), leaves)
 
 
-def test_guessing_costs_ln_b() -> None:
+@pytest.mark.parametrize("concept", [None, torch.tensor([1, 2, 1, 3, 2, 1])])
+def test_the_mean_of_the_shares_is_the_whole(concept):
+    generator = torch.Generator().manual_seed(0)
+    image, text = (torch.randn(6, D, generator=generator) for _ in range(2))
+    scale, parts = torch.tensor(3.0), (slice(0, 3), slice(3, 6))
+    columns = (scale * image @ text.T).logsumexp(0)  # what joining both ranks' parts would give
+    shares = [
+        info_nce_rows(
+            image[part],
+            text,
+            scale,
+            concept=None if concept is None else concept[part],
+            all_concepts=concept,
+            offset=part.start,
+            join=lambda part: columns,
+        )
+        for part in parts
+    ]
+    torch.testing.assert_close(torch.stack(shares).mean(), info_nce(image, text, scale, concept=concept))
+
+
+def test_guessing_costs_ln_b():
     x = torch.ones(8, 4) / 2
     assert float(info_nce(x, x, torch.tensor(20.0))) == pytest.approx(math.log(8), abs=1e-5)
 
 
-def test_half_precision_is_computed_in_float() -> None:
-    image, text, scale, bias = (leaf.detach().float() for leaf in leaves())
-    low = info_nce(image.bfloat16(), text.bfloat16(), scale)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float(leaves, dtype):
+    image, text, scale = (leaf.detach().float() for leaf in leaves)
+    low = info_nce(image.to(dtype), text.to(dtype), scale)
     assert low.dtype == torch.float32
-    torch.testing.assert_close(low, info_nce(image.bfloat16().float(), text.bfloat16().float(), scale))
-    assert sigmoid_loss(image.bfloat16(), text.bfloat16(), scale, bias).dtype == torch.float32
+    torch.testing.assert_close(low, info_nce(image.to(dtype).float(), text.to(dtype).float(), scale))
+
+
+def test_autocast_does_not_reach_the_similarities(leaves):
+    image, text, _ = (leaf.detach().float() for leaf in leaves)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = similarities(image, text)
+    assert torch.equal(inside, similarities(image, text))
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_the_scale_may_be_a_scalar_or_of_shape_1(leaves, shape):
+    image, text, _ = leaves
+    assert info_nce(image, text, torch.full(shape, 2.0, dtype=torch.float64)).shape == ()

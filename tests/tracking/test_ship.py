@@ -93,12 +93,14 @@ def test_an_absence_is_said_once_and_overcome(server, tmp_path, caplog):
     assert "s3cret" not in caplog.text
 
 
-def test_the_end_waits_a_bounded_time_and_keeps_the_records(server, tmp_path):
+def test_the_end_waits_a_bounded_time_and_keeps_the_records(server, tmp_path, caplog):
     server.answers = lambda call: False
     spool = make_spool(tmp_path)
     shipper = Shipper(spool, spool.card(), "http://h")
     spool.append(metric(0))
     assert not shipper.finish(0.2)
+    shipper._thread.join(10)
+    assert "answers again" not in caplog.text
     assert shipper.problem is not None and spool.left() == 1
     server.answers = lambda call: True
     assert replay(spool.folder).left == 0 and steps(server.received) == [0]
@@ -206,12 +208,14 @@ def test_the_next_run_sends_what_an_earlier_one_left(server, tmp_path):
     for spool in (old, elsewhere):
         spool.append(metric(7))
         spool.release()
+    dead = make_spool(tmp_path / "dead")  # everything was sent but how it ended
     new = make_spool(tmp_path / "new")
     new.claim()
     shipper = Shipper(new, new.card(), "http://h", others=tmp_path)
     new.append(metric(8))
     deadline = time.monotonic() + 10
-    while old.left() and time.monotonic() < deadline:
+    while (old.left() or dead.card().ended is None) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert shipper.finish(10.0)
     assert sorted(steps(server.received)) == [7, 8] and elsewhere.left() == 1
+    assert dead.card().ended == "FAILED"

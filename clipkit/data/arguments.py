@@ -1,4 +1,4 @@
-"""What is checked when a data module is made, before there is any model."""
+"""What is checked of a data module's arguments when it is made, before there is any model."""
 
 from __future__ import annotations
 
