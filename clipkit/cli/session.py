@@ -63,7 +63,7 @@ def quiet() -> None:
 
 def default_callbacks(experiment: Experiment) -> list[pl.Callback]:
     """What watches every run of the command line; one of the same class in the YAML takes its place."""
-    watching: list[pl.Callback] = [TrainingProgress(), SamplePosition(), Health(), TrackRun(experiment.to_yaml())]
+    watching: list[pl.Callback] = [TrainingProgress(), SamplePosition(), Health(), TrackRun(experiment.config)]
     if experiment.config.get("data", {}).get("val") or experiment.config.get("data", {}).get("val_fraction"):
         watching += [ValidationRetrieval(), LogPictures()]
     return [*watching, Interrupt()]

@@ -59,7 +59,9 @@ class TimmTower(VisionTower):
         options = {key: value for key, value in options.items() if value is not None}
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size or (0, 0)
         self.backbone, refused = _create(name, pretrained, (height, width) if image_size else None, options)
-        self.backbone.to(memory_format=torch.channels_last)  # faster convolutions on a CPU, and on a GPU in half
+        # Faster convolutions on a CPU, and on a GPU in half precision.
+        self.layout = torch.channels_last if _bears_channels_last(self.backbone) else torch.contiguous_format
+        self.backbone.to(memory_format=self.layout)
         settings: dict[str, Any] = resolve_model_data_config(self.backbone)  # type: ignore[no-untyped-call]
         self.image_size = (height, width) if image_size else tuple(settings["input_size"][-2:])
         self.mean, self.std = tuple(settings["mean"]), tuple(settings["std"])
@@ -110,7 +112,7 @@ class TimmTower(VisionTower):
         """
         if image.dtype == torch.uint8:
             image = (image.to(self.pixel_mean.dtype) / 255 - self.pixel_mean) / self.pixel_std  # (B, 3, H, W)
-        features = self.backbone.forward_features(image.contiguous(memory_format=torch.channels_last))
+        features = self.backbone.forward_features(image.contiguous(memory_format=self.layout))
         pooled = self.backbone.forward_head(features, pre_logits=True)  # (B, width)
         return Features(pooled, _tokens(features, pooled.shape[-1], getattr(self.backbone, "output_fmt", "NCHW")))
 
@@ -224,3 +226,9 @@ def _tokens(features: Any, width: int, layout: str) -> Tensor | None:
         features = features.permute(0, 2, 3, 1) if layout == "NCHW" else features  # (B, H, W, C)
         features = features.flatten(1, 2)
     return features if features.ndim == 3 and features.shape[-1] == width else None
+
+
+def _bears_channels_last(backbone: nn.Module) -> bool:
+    """Whether no convolution is one that crashes torch 2.11 to 2.15 on a CPU: 1 x 1, strided, few channels (FastViT)."""
+    convolutions = [module for module in backbone.modules() if isinstance(module, nn.Conv2d)]
+    return not any(c.kernel_size == (1, 1) and c.stride > (1, 1) and c.in_channels < 16 for c in convolutions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +22,10 @@ __all__ = ["Destination", "absolute_uri", "is_local", "usable_uri"]
 
 LOCAL_ID_TAG = "clipkit.run"
 _METRICS_A_CALL = 1000  # MLflow's limit
+_UPLOADS = 3  # attempts at an artifact while the server answers
 _FIRST_TIMEOUT, _LAST_TIMEOUT, _ARTIFACT_TIMEOUT = 5, 60, 60
+
+log = logging.getLogger(__name__)
 
 _timeouts_set: set[str] = set()
 
@@ -48,6 +52,8 @@ class Destination:
         self.uri, self.spool, self.card, self.expect = uri, spool, card, expect
         self._client: MlflowClient | None = None
         self._timeout = _FIRST_TIMEOUT
+        self._failed_uploads: Counter[str] = Counter()
+        self.refuses_artifact = False  # whether the last failure was an upload's, to a server that answers
 
     def connect(self) -> MlflowClient:
         """The client, once the server has answered and the run exists there."""
@@ -55,6 +61,7 @@ class Destination:
             return self._client
         if is_local(self.uri):
             self.expect(60.0)  # MLflow's first SQLite file takes 3 s to make on an idle machine
+            _sqlite_file(self.uri).parent.mkdir(parents=True, exist_ok=True)
         _set_environment()
         _set_timeout(self._timeout)
         with _importing:
@@ -80,6 +87,7 @@ class Destination:
         Raises:
             Exception: Whatever MLflow raises while the server is away; nothing is lost, send them again.
         """
+        self.refuses_artifact = False
         client = self.connect()
         _set_timeout(self._timeout)
         for kind, group in groupby(records, key=lambda record: record["kind"]):
@@ -125,8 +133,15 @@ class Destination:
         client.get_run(self._run_id)  # the server answers, so that the upload may take its time
         self.expect(15.0 + _size(path) / 1e6)
         _set_timeout(_ARTIFACT_TIMEOUT)
-        client.log_artifact(self._run_id, str(path), record["folder"] or None)
-        _set_timeout(self._timeout)
+        try:
+            client.log_artifact(self._run_id, str(path), record["folder"] or None)
+        except Exception as error:  # no way to its store, say: that must not hold up the metrics for ever
+            self._failed_uploads[record["file"]] += 1
+            if self._failed_uploads[record["file"]] < _UPLOADS:
+                self.refuses_artifact = True
+                raise
+            log.warning("%s was put aside in %s: %s", path.name, self.spool.folder / "rejected", redact(str(error)))
+            self.spool.reject(record, redact(str(error)))
         self.expect(0.0)
 
     def _send_values(self, client: MlflowClient, entities: list[tuple[str, Any, Record]]) -> None:
@@ -188,12 +203,16 @@ def absolute_uri(uri: str) -> str:
     return head + Path(uri.removeprefix(head)).expanduser().absolute().as_posix()
 
 
+def _sqlite_file(uri: str) -> Path:
+    return Path(absolute_uri(uri).removeprefix("sqlite:///"))
+
+
 def _artifact_root(uri: str, experiment: str) -> str | None:
     """``mlartifacts/<experiment>`` beside an SQLite file; any server knows its own place."""
     if not is_local(uri):
         return None
     folder = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in experiment)
-    return (Path(absolute_uri(uri).removeprefix("sqlite:///")).parent / "mlartifacts" / folder).as_uri()
+    return (_sqlite_file(uri).parent / "mlartifacts" / folder).as_uri()
 
 
 def _entities(kind: str, records: Iterator[Record]) -> Iterator[tuple[str, Any, Record]]:

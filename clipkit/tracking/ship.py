@@ -120,7 +120,7 @@ class Shipper:
                 log.info("sent %d records of an earlier run from %s", done.sent, folder)
 
     def _failed(self, error: Exception, wait: float) -> float:
-        self._expect(0.0)
+        self._busy_until = 0.0
         self._destination.slower()
         reason = _reason(error)
         if self._away is None:
@@ -140,7 +140,9 @@ class Shipper:
         self._progress = time.monotonic()
 
     def _expect(self, seconds: float) -> None:
-        self._progress = time.monotonic() if seconds == 0.0 and self._busy_until else self._progress
+        """A step begins that may take so long; with 0 it has come to its end, which is progress."""
+        if seconds == 0.0:
+            self._note_progress()
         self._busy_until = time.monotonic() + seconds if seconds else 0.0
 
 
@@ -206,13 +208,25 @@ def replay(folder: Path, uri: str | None = None, stop: Callable[[], bool] = lamb
     try:
         _close_dead_run(spool, card)
         before = spool.left()
-        send_all(spool, Destination(target, spool, card), stop)
+        _send_stubbornly(spool, Destination(target, spool, card), stop)
     except Exception as error:  # the server is away, or the disk is full: say it, and leave the records
         problem = _reason(error)
     finally:
         spool.release()
     left = spool.left()
     return Replayed(folder, max(before - left, 0), left, problem, card.run_id)
+
+
+def _send_stubbornly(spool: Spool, destination: Destination, stop: Callable[[], bool]) -> None:
+    """Try again while the server is there and only an artifact is not accepted, which is put aside in the end."""
+    while True:
+        try:
+            send_all(spool, destination, stop)
+        except Exception:
+            if not destination.refuses_artifact:
+                raise
+        else:
+            return
 
 
 def _unfinished(spool: Spool) -> bool:

@@ -187,7 +187,11 @@ class Spool:
         shutil.rmtree((self.folder / file).parent, ignore_errors=True)
 
     def reject(self, record: Record, reason: str) -> None:
-        """Put aside what the server refuses for good, so that the rest can go on."""
+        """Put aside what the server refuses for good, so that the rest can go on; a file goes to ``rejected/``."""
+        held = self.folder / record.get("file", "")
+        if record["kind"] == "artifact" and held.exists():
+            (self.folder / "rejected").mkdir(exist_ok=True)
+            os.replace(held.parent, self.folder / "rejected" / held.parent.name)
         with open(self.folder / "rejected.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({**record, "reason": reason}, ensure_ascii=False, default=str) + "\n")
 

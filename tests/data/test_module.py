@@ -7,7 +7,6 @@ import json
 import os
 import time
 from collections import Counter
-from pathlib import Path
 
 import datasets
 import lightning.pytorch as pl
@@ -18,52 +17,12 @@ import pytest
 import torch
 from datasets import Dataset
 from jsonargparse import ArgumentParser
-from PIL import Image
 
 import clipkit.data.module as module
 from clipkit.data import CaptionDataModule, ColorJitter, Flip, Place, RandomAffine, RandomResizedCrop, Tint
-from clipkit.data.arguments import check_images
 from clipkit.data.hashes import concept_ids
-from clipkit.tokens import read_tokenizer
-from clipkit.types import ArgumentError, InputSpec
 
-SPEC = InputSpec((8, 8), (0.5,) * 3, (0.5,) * 3, "bicubic", read_tokenizer("emoji"), 16, "longest")
 ROWS = 41
-
-
-def png(number: int) -> bytes:
-    file = io.BytesIO()
-    pixels = np.random.default_rng(number).integers(0, 256, (10, 14, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def columns(numbers) -> dict:
-    return {
-        "image": [{"bytes": png(i), "path": f"{i}.png"} for i in numbers],
-        "captions": [[f"left {i}", f"ein {i}", f"thing {i}"] for i in numbers],
-        "languages": [["en", "de", "en"] for _ in numbers],
-        "tags": [["x"] * (i % 3) for i in numbers],
-        "kind": [i % 11 for i in numbers],
-        "style": ["ab"[i % 2] for i in numbers],
-        "size": [i / 4 for i in numbers],
-    }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """In the hub's layout: 41 rows to train on, 9 to validate."""
-    root = tmp_path_factory.mktemp("set")
-    (root / "data").mkdir()
-    for split, numbers in {"train": range(ROWS), "validation": range(100, 109)}.items():
-        pq.write_table(pa.table(columns(numbers)), root / f"data/{split}-00000-of-00001.parquet")
-    return root
-
-
-def make(folder, **options) -> CaptionDataModule:
-    data = CaptionDataModule(str(folder), **{"batch_size": 6, "workers": 0, **options})
-    data.inputs = SPEC
-    return data
 
 
 def batches(loader) -> list:
@@ -82,7 +41,7 @@ def same(a: list, b: list) -> bool:
 AUGMENTED = {"transforms": [RandomResizedCrop((0.5, 1.0)), Flip(), ColorJitter()], "extra": ["size"], "concept": "kind"}
 
 
-def test_workers_and_their_rngs_change_nothing(folder):
+def test_workers_and_their_rngs_change_nothing(folder, make):
     expected = batches(make(folder, **AUGMENTED).train_dataloader())
     np.random.seed(7)
     torch.manual_seed(7)
@@ -99,7 +58,7 @@ def test_workers_and_their_rngs_change_nothing(folder):
 
 
 @pytest.mark.nightly
-def test_workers_that_are_spawned_make_the_same(folder):
+def test_workers_that_are_spawned_make_the_same(folder, make):
     loader = make(folder, **AUGMENTED, workers=1, batch_size=20).train_dataloader()
     loader.multiprocessing_context = "spawn"
     iterator = iter(loader)
@@ -115,7 +74,7 @@ def as_rank(monkeypatch, rank: int, world_size: int) -> None:
 
 
 @pytest.mark.parametrize("distinct", [False, True])
-def test_ranks_share_the_global_batches(folder, monkeypatch, distinct):
+def test_ranks_share_the_global_batches(folder, monkeypatch, distinct, make):
     options = {**AUGMENTED, "distinct_concepts": distinct}
     whole = batches(make(folder, **options).train_dataloader())
     shares = []
@@ -129,7 +88,7 @@ def test_ranks_share_the_global_batches(folder, monkeypatch, distinct):
         assert one[2].sum() == first[2].sum() + second[2].sum()
 
 
-def test_distinct_concepts(folder):
+def test_distinct_concepts(folder, make):
     data = make(folder, concept="kind", distinct_concepts=True)
     seen = Counter()
     loader = data.train_dataloader()
@@ -149,7 +108,7 @@ def test_distinct_concepts_of_the_emoji_set():
     assert all(len(set(concepts[rows].tolist())) == 256 for rows in order)
 
 
-def test_epochs_differ(folder):
+def test_epochs_differ(folder, make):
     loader = make(folder, extra=["size"]).train_dataloader()
     epochs = []
     for epoch in range(3):
@@ -159,7 +118,7 @@ def test_epochs_differ(folder):
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
-def test_languages_columns_and_templates(folder):
+def test_languages_columns_and_templates(folder, make):
     options = {"language_column": "languages", "languages": ["de"], "templates": ["{}", "photo of {}"]}
     data = make(folder, caption={"captions": 3.0, "tags": 1.0}, **options)
     tokenizer = data._loader(data.train_rows, [], train=True).collate_fn.tokenizer
@@ -177,7 +136,7 @@ def test_languages_columns_and_templates(folder):
     assert 80 < words["tag"] < 165  # a quarter, of the two thirds of the rows that have tags
 
 
-def test_rows_without_a_caption_are_left_out(folder, tmp_path):
+def test_rows_without_a_caption_are_left_out(folder, tmp_path, make, columns, refused):
     made = columns(range(10))
     made["captions"][3:5] = [[], None]
     pq.write_table(pa.table(made), tmp_path / "rows.parquet")
@@ -189,7 +148,7 @@ def test_rows_without_a_caption_are_left_out(folder, tmp_path):
     refused("caption", "no row has a caption in captions", tmp_path / "none.parquet")
 
 
-def test_validation_of_the_same_folder(folder):
+def test_validation_of_the_same_folder(folder, make):
     data = make(folder, val=str(folder), extra=["size"])
     assert (len(data.train_rows), len(data.val_rows)) == (ROWS, 9)
     loader = data.val_dataloader()
@@ -202,7 +161,7 @@ def test_validation_of_the_same_folder(folder):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_validation_is_shared_by_whole_batches(folder, monkeypatch, world_size):
+def test_validation_is_shared_by_whole_batches(folder, monkeypatch, world_size, make):
     dealt = []
     for rank in range(world_size):
         as_rank(monkeypatch, rank, world_size)
@@ -219,7 +178,7 @@ def test_validation_is_shared_by_whole_batches(folder, monkeypatch, world_size):
     assert in_turn[9:] == list(range(len(in_turn) - 9))
 
 
-def test_a_fraction_held_out(folder):
+def test_a_fraction_held_out(folder, make):
     data = make(folder, val_fraction=0.3)
     assert len(data.train_rows) + len(data.val_rows) == ROWS
     assert 4 < len(data.val_rows) < 22
@@ -227,16 +186,16 @@ def test_a_fraction_held_out(folder):
     assert make(folder, val_fraction=0.3, seed=5).val_rows["size"] == data.val_rows["size"]
 
 
-def test_no_validation(folder):
+def test_no_validation(folder, make):
     assert make(folder).val_dataloader() == []
 
 
-def test_it_asks_the_model_what_to_make(folder):
+def test_it_asks_the_model_what_to_make(folder, spec):
     class Task(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
             self.model = torch.nn.Linear(1, 1)
-            self.model.inputs = SPEC._replace(image_size=(5, 7))
+            self.model.inputs = spec._replace(image_size=(5, 7))
             self.shapes = []
 
         def training_step(self, batch, batch_idx):
@@ -259,7 +218,7 @@ def test_it_asks_the_model_what_to_make(folder):
     assert task.shapes == [(6, 3, 5, 7)] * 2
 
 
-def test_iterators_begin_where_the_place_is_when_they_are_used(folder):
+def test_iterators_begin_where_the_place_is_when_they_are_used(folder, make):
     for workers in (0, 1):
         data = make(folder, workers=workers)
         iterator = iter(data.train_dataloader())  # Lightning makes it before it restores
@@ -267,7 +226,7 @@ def test_iterators_begin_where_the_place_is_when_they_are_used(folder):
         assert next(iterator).position.tolist() == list(range(12, 18))
 
 
-def test_state(folder):
+def test_state(folder, make):
     data = make(folder)
     data.train_dataloader()
     data.advance(2)
@@ -294,108 +253,21 @@ def saved(state) -> bytes:
     return file.getvalue()
 
 
-def test_data_of_another_kind(folder):
+def test_data_of_another_kind(folder, columns, spec):
     class Numbers(CaptionDataModule):
         def read(self, source, split, image):
             count = int(source) if split == "train" else 3
-            rows = Dataset.from_dict(
-                {"image": [{"bytes": png(i), "path": None} for i in range(count)], "text": ["a"] * count}
-            )
+            rows = Dataset.from_dict({**columns(range(count)), "text": ["a"] * count})
             return rows.cast_column("image", datasets.Image())
 
     data = Numbers("12", val="12", batch_size=4, workers=0)
-    data.inputs = SPEC
+    data.inputs = spec
     assert (len(data.train_rows), len(data.val_rows)) == (12, 3)
     assert next(iter(data.train_dataloader())).image.shape == (4, 3, 8, 8)
 
 
-def refused(argument: str, match: str, source, **options) -> None:
-    with pytest.raises(ArgumentError, match=match) as raised:
-        make(source, **options)
-    assert raised.value.argument == argument
-    assert "\n" not in raised.value.message
-
-
-def test_what_is_refused(folder):
-    refused("train", "there is nothing at './none'", "./none")
-    refused("val", "there is nothing at './none'", folder, val="./none")
-    refused("val", "has no split 'test'; it has train, validation", folder, val=f"{folder}:test")
-    refused("val", "is the training set", folder, val=f"{folder}:train")
-    refused("val_fraction", "1.0 is not in", folder, val_fraction=1.0)
-    refused("val_fraction", "not both", folder, val_fraction=0.1, val="emoji")
-    refused("val_fraction", "no row is left for validation", folder, val_fraction=1e-9)
-    refused("val_fraction", "no row is left for training", folder, val_fraction=1 - 1e-9)
-    refused("batch_size", "42 is more than the 41 training rows", folder, batch_size=42)
-    refused("batch_size", "0 is less than 1", folder, batch_size=0)
-    refused(
-        "batch_size", "12 is more than the 11 distinct", folder, batch_size=12, concept="kind", distinct_concepts=True
-    )
-    refused("workers", "less than 0", folder, workers=-1)
-    refused("seed", "less than 0", folder, seed=-1)
-    refused("image", r"no column 'imag'; did you mean 'image'", folder, image="imag")
-    refused("image", r"'size' holds no images \(found image", folder, image="size")
-    refused("caption", r"no column 'caption'; did you mean 'captions'", folder, caption="caption")
-    refused("caption", "'kind' holds int64", folder, caption="kind")
-    refused("concept", "no column 'kinds'; did you mean 'kind'", folder, concept="kinds")
-    refused("concept", "'tags' holds lists", folder, concept="tags")
-    refused("distinct_concepts", "name the column", folder, distinct_concepts=True)
-    refused("extra", "no column 'sizes'; did you mean 'size'", folder, extra=["sizes"])
-    refused("extra", "'style' holds string", folder, extra=["style"])
-    refused("languages", "name the column", folder, languages=["en"])
-    refused("language_column", "did you mean 'languages'", folder, language_column="language")
-    refused(
-        "languages", "no caption is in 'eng'; did you mean 'en'", folder, language_column="languages", languages=["eng"]
-    )
-    refused("templates", "exactly one", folder, templates=["photo"])
-
-
-def test_validation_does_not_fit(folder, tmp_path):
-    def refuse(match, change, **options):
-        made = {**columns(range(8)), **change}
-        pq.write_table(pa.table({k: v for k, v in made.items() if v is not None}), tmp_path / "val.parquet")
-        refused("val", match, folder, val=str(tmp_path / "val.parquet"), **options)
-
-    refuse("no column 'captions'", {"captions": None})
-    refuse("'captions' holds int64", {"captions": list(range(8))})
-    refuse("'image' holds no images", {"image": list(range(8))})
-    refuse("no column 'languages'", {"languages": None}, language_column="languages", languages=["en"])
-    refuse("no column 'size'", {"size": None}, extra=["size"])
-    refuse("'size' holds string", {"size": ["a"] * 8}, extra=["size"])
-    refuse("no column 'kind'", {"kind": None}, concept="kind")
-    refuse("no row has a caption", {"captions": [[]] * 7 + [[""]]})
-
-
-def test_images_are_opened_when_it_is_made(tmp_path):
-    made = columns(range(8))
-    made["image"][7] = {"bytes": b"broken", "path": None}
-    pq.write_table(pa.table(made), tmp_path / "rows.parquet")
-    refused("image", "row 7 of column 'image': cannot identify", tmp_path / "rows.parquet")
-    refused(
-        "val",
-        "row 7 of column 'image': cannot identify",
-        "emoji",
-        val=str(tmp_path / "rows.parquet"),
-        caption="captions",
-    )
-    (tmp_path / "rows.csv").write_text("image,text\nnone.png,a\n")
-    refused(
-        "image", f"row 0 of column 'image': .*No such file.*{tmp_path}/none.png", tmp_path / "rows.csv", batch_size=1
-    )
-    with pytest.raises(ArgumentError, match="train: there is no row"):
-        check_images(Dataset.from_dict({"image": []}), "image", "image")
-
-
-def test_empty_values_and_reserved_names(folder, tmp_path):
-    made = {**columns(range(8)), "truncated": list(range(8))}
-    made["kind"][2] = made["size"][2] = None
-    pq.write_table(pa.table(made), tmp_path / "rows.parquet")
-    refused("concept", "'kind' has empty values", tmp_path / "rows.parquet", concept="kind")
-    refused("extra", "'size' has empty values", tmp_path / "rows.parquet", extra=["size"])
-    refused("extra", "rename the column", tmp_path / "rows.parquet", extra=["truncated"])
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_from_yaml(folder):
+def test_from_yaml(folder, spec):
     parser = ArgumentParser()
     parser.add_subclass_arguments(pl.LightningDataModule, "data")
     data = {
@@ -416,17 +288,17 @@ def test_from_yaml(folder):
     assert isinstance(made, CaptionDataModule)
     assert made.choice.columns == {"captions": 2.0, "tags": 0.5}
     assert isinstance(made.transforms[0], RandomResizedCrop)
-    made.inputs = SPEC
+    made.inputs = spec
     assert next(iter(made.train_dataloader())).image.shape == (4, 3, 8, 8)
 
 
 @pytest.mark.bench
 @pytest.mark.parametrize("transforms", [[], [RandomAffine(), Tint()]], ids=["plain", "augmented"])
 @pytest.mark.parametrize("size", [32, 64])
-def test_images_a_second(size, transforms, capsys):
+def test_images_a_second(size, transforms, capsys, spec):
     """Of CPU time, on one core: read, decode, augment, resize, collate."""
     data = CaptionDataModule("emoji", workers=0, transforms=transforms)
-    data.inputs = SPEC._replace(image_size=(size, size), context_length=32)
+    data.inputs = spec._replace(image_size=(size, size), context_length=32)
     batches, taken = iter(data.train_dataloader()), []
     for _ in range(25):
         start = time.process_time()

@@ -406,6 +406,29 @@ def test_what_the_server_refuses_does_not_hold_up_the_rest(server, client):
 
 
 @pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("later", [False, True])
+def test_an_artifact_that_is_never_accepted_is_put_aside(server, client, proxy, monkeypatch, later):
+    def no_way(self, run_id, path, folder=None):
+        raise PermissionError(f"no key for the store at https://me:s3cr3tpw@store: {path}")
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", no_way)
+    proxy.mode = "refuse" if later else "forward"
+    logger = quiet_logger(proxy.uri)
+    logger.log_text("the text", "notes/a.txt")
+    logger.log_metrics({"a": 1.0}, 0)
+    logger.finalize("success")
+    if later:
+        proxy.mode = "forward"
+        assert replay(Path(logger.spool_dir)).problem is None
+    assert logger.unsent == 0 and only_run(client, logger).data.metrics == {"a": 1.0}
+    assert only_run(client, logger).info.status == "FINISHED"
+    (refused,) = Path(logger.spool_dir, "rejected.jsonl").read_text().splitlines()
+    assert "no key for the store at https://[redacted]@store" in json.loads(refused)["reason"]
+    (kept,) = Path(logger.spool_dir, "rejected").rglob("a.txt")
+    assert kept.read_text() == "the text"
+
+
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("mode", ["refuse", "stall"])
 def test_a_server_that_is_away_costs_no_step_and_no_record(client, proxy, mode, caplog):
     proxy.mode = mode
@@ -489,6 +512,14 @@ def test_sqlite_by_default(own_folder):
         "MLflow UI: mlflow server --backend-store-uri sqlite:///mlflow.db --port 5000 --workers 1",
         f"this run:  http://127.0.0.1:5000/#/experiments/{logger.experiment_id}/runs/{logger.run_id}",
     ]
+
+
+def test_an_sqlite_file_that_cannot_be_made_costs_a_bounded_wait(own_folder, monkeypatch):
+    monkeypatch.setattr("clipkit.tracking.journal._PATIENCE", 1.0)
+    (own_folder / "file").write_text("in the way")
+    module, logger = Tiny(), quiet_logger("sqlite:///file/mlflow.db")
+    fit(logger, module)
+    assert module.done == STEPS and logger.unsent > STEPS
 
 
 def test_a_folder_is_no_tracking_uri():

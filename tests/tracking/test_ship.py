@@ -24,6 +24,7 @@ class FakeServer:
         self.received, self.calls = [], 0
         self.answers = lambda call: True
         self.arrived = threading.Event()
+        self.refuses_artifact = False
 
     def __call__(self, uri, spool, card, expect=None):
         self.spool = spool
