@@ -229,6 +229,6 @@ def _tokens(features: Any, width: int, layout: str) -> Tensor | None:
 
 
 def _bears_channels_last(backbone: nn.Module) -> bool:
-    """Whether no convolution is one that crashes torch 2.11 to 2.15 on a CPU: 1 x 1, strided, few channels (FastViT)."""
+    """Whether no convolution is one that crashes torch 2.11 to 2.15 on a CPU: 1 x 1, strided, on few channels."""
     convolutions = [module for module in backbone.modules() if isinstance(module, nn.Conv2d)]
     return not any(c.kernel_size == (1, 1) and c.stride > (1, 1) and c.in_channels < 16 for c in convolutions)
