@@ -131,7 +131,7 @@ class TimmTower(VisionTower):
         config = self.backbone.pretrained_cfg
         overlay = {"mean": self.mean, "std": self.std, "interpolation": self.interpolation}
         # What timm makes of these differs between the tags of one architecture.
-        overlay |= {key: config[key] for key in ("input_size", "fixed_input_size", "global_pool") if config.get(key)}
+        overlay |= {key: config[key] for key in ("input_size", "fixed_input_size") if config.get(key)}
         kwargs = {key: value for key, value in self.timm_kwargs.items() if key not in (*SOURCES, *OURS, "num_classes")}
         kwargs["pretrained_cfg_overlay"] = overlay
         found = {"name": config["architecture"], "pretrained": False, "image_size": self.image_size}

@@ -16,6 +16,8 @@ from clipkit.optim import set_trainable
 from clipkit.towers import TimmTower
 from clipkit.types import ArgumentError
 
+SWIN = {"depths": (1, 1, 2, 1), "embed_dim": 48}
+
 # name: (a second size, timm_kwargs)
 FAMILIES = {
     "beitv2_base_patch16_224": (64, {"depth": 3, "embed_dim": 96, "num_heads": 3}),
@@ -30,19 +32,19 @@ FAMILIES = {
     "hiera_tiny_224": (64, {"stages": (1, 1, 1, 1)}),
     "levit_128s": (64, {}),
     "maxvit_rmlp_pico_rw_256": (64, {}),
-    "mixer_s32_224": (64, {"num_blocks": 3}),
+    "mixer_s32_224": (64, {}),
     "mobilenetv3_small_050": (64, {}),
     "mobilenetv4_conv_small_035": (64, {}),
     "mobilevit_xxs": (64, {}),
     "naflexvit_base_patch16_gap": (64, {"depth": 3, "embed_dim": 96, "num_heads": 3}),
-    "nest_tiny": (64, {"depths": (1, 1, 2)}),
+    "nest_tiny": (64, {}),
     "poolformer_s12": (64, {}),
     "regnetx_002": (64, {}),
     "repvgg_a0": (64, {}),
     "resnet10t": (64, {}),
     "resnet50_clip": (64, {}),
-    "swin_tiny_patch4_window7_224": (64, {"depths": (1, 1, 2, 1)}),
-    "swinv2_tiny_window8_256": (64, {"depths": (1, 1, 2, 1)}),
+    "swin_tiny_patch4_window7_224": (64, SWIN),
+    "swinv2_tiny_window8_256": (64, SWIN),
     "tiny_vit_5m_224": (64, {}),
     "vit_base_patch32_clip_quickgelu_224": (64, {"depth": 3, "embed_dim": 96, "num_heads": 3}),
     "vit_tiny_patch16_224": (64, {"depth": 3}),
@@ -121,6 +123,16 @@ def test_blocks_go_by_depth_and_the_last_ones_train(name):
     assert {id(parameter) for parameter in tower.parameters() if parameter.grad is not None} == open_ones
 
 
+@pytest.mark.parametrize(("name", "last"), [("resnet10t", True), ("fastvit_t8", False)])
+def test_channels_last_but_for_what_crashes_in_it(name, last):
+    tower = made(name, 64)
+    assert (tower.layout == torch.channels_last) == last
+    convolution = next(
+        module for module in tower.modules() if isinstance(module, nn.Conv2d) and module.kernel_size > (1, 1)
+    )
+    assert convolution.weight.is_contiguous(memory_format=tower.layout)
+
+
 def test_a_last_norm_belongs_to_the_last_block():
     tower = made("convnext_atto", 32)  # timm's own groups make the head's norm one of its own
     names = {id(parameter): name for name, parameter in tower.named_parameters()}
@@ -163,14 +175,17 @@ def test_pixel_statistics_are_the_models_own():
     torch.testing.assert_close(seen[0].double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_tag_of_weights_is_kept_in_its_pixel_statistics(tmp_path):
-    plain, tagged = TimmTower("vit_tiny_patch16_224", image_size=32), "vit_tiny_patch16_224.augreg_in21k"
-    overlay = {"mean": (0.1, 0.2, 0.3), "global_pool": "avg", "interpolation": "bilinear"}
-    tower = TimmTower(tagged, image_size=32, timm_kwargs={"depth": 2, "pretrained_cfg_overlay": overlay}).eval()
-    save(tower, tmp_path / "tower.clip")
-    other = load(tmp_path / "tower.clip")
-    assert other.mean == (0.1, 0.2, 0.3) != plain.mean and other.interpolation == "bilinear"
-    assert torch.equal(other(images(tower)).pooled, tower(images(tower)).pooled)  # pooled as its tag says
+def test_pixel_statistics_of_a_tag_or_ones_own_are_saved(tmp_path):
+    tagged = TimmTower("vit_tiny_patch16_224.augreg_in21k", image_size=32, timm_kwargs={"depth": 1})
+    overlay = {"mean": (0.1, 0.2, 0.3), "interpolation": "bilinear", "file": "/no/such"}
+    own = TimmTower("resnet10t", image_size=32, timm_kwargs={"pretrained_cfg_overlay": overlay})
+    assert own.mean == (0.1, 0.2, 0.3)
+    for tower in (tagged, own):
+        save(tower, tmp_path / "tower.clip")
+        other = load(tmp_path / "tower.clip")
+        assert (other.mean, other.std, other.interpolation) == (tower.mean, tower.std, tower.interpolation)
+        assert torch.equal(other(images(tower)).pooled, tower.eval()(images(tower)).pooled)
+        assert "/no/such" not in str(tower.resolved())
 
 
 def test_patches_are_dropped_in_training_only():
@@ -183,9 +198,8 @@ def test_patches_are_dropped_in_training_only():
 def test_pooling_is_timms():
     torch.manual_seed(0)
     average = TimmTower("vit_tiny_patch16_224", image_size=32, pool="avg", timm_kwargs={"depth": 1}).eval()
-    tokens = average.backbone.forward_features(average(images(average)).pooled.new_zeros(2, 3, 32, 32))
-    pooled = average.backbone.forward_head(tokens, pre_logits=True)
-    torch.testing.assert_close(pooled, average.backbone.fc_norm(tokens[:, 1:].mean(1)))
+    features = average(images(average))
+    torch.testing.assert_close(features.pooled, average.backbone.fc_norm(features.tokens[:, 1:].mean(1)))
 
 
 @pytest.mark.parametrize(
