@@ -113,8 +113,9 @@ class HuggingFaceTower(TextTower):
     def _measure(self) -> int:
         """Width, by passes at full length that also tell whether pooling and padding do what they should."""
         words = Tokenizer(self.tokenizer)
-        padding = {self.config.pad_token_id, words.pad_id}  # positions may count only what is not that
-        word, other, *_ = (i for i in range(4) if i not in padding)
+        # Positions may count only what is no padding, which MPNet takes to be 1 whatever its configuration says.
+        padding = {self.config.pad_token_id, words.pad_id, 1}
+        word, other, *_ = (i for i in reversed(range(words.vocab_size)) if i not in padding)
         length, half = self.context_length, (self.context_length + 1) // 2
         tokens = torch.full((3, length), word)  # a caption, one that differs in its last word, and half of one
         tokens[1, -1], tokens[2, half:] = other, words.pad_id
@@ -137,12 +138,15 @@ class HuggingFaceTower(TextTower):
 
     def _wrong(self, error: Exception) -> ArgumentError:
         kind, limit = self.config.model_type, getattr(self.config, "max_position_embeddings", None)
-        if isinstance(error, IndexError) or (limit and self.context_length > limit):
-            message = f"{self.context_length} tokens do not fit the {limit} positions of this {kind}"
-            hint = ", some of which it keeps for padding" if limit and self.context_length <= limit else ""
-            return ArgumentError("context_length", message + hint)
-        argument = "config" if self.arguments["name"] is None else "name"
-        return ArgumentError(argument, f"a {kind} does not work as a text encoder: {_first_line(error)}")
+        short = torch.ones(1, 2, dtype=torch.long)
+        try:
+            self.encoder(input_ids=short, attention_mask=short)
+        except Exception:  # not the length
+            argument = "config" if self.arguments["name"] is None else "name"
+            return ArgumentError(argument, f"a {kind} does not work as a text encoder: {_first_line(error)}")
+        message = f"{self.context_length} tokens do not fit the {limit} positions of this {kind}"
+        hint = ", some of which it keeps for padding" if limit and self.context_length <= limit else ""
+        return ArgumentError("context_length", message + hint)
 
 
 def _made(settings: PreTrainedConfig) -> Any:

@@ -180,7 +180,6 @@ def test_a_context_that_the_positions_do_not_reach(family):
         ({"config": {**SMALL, "model_type": "bert", "num_attention_heads": 5}}, "config", "cannot make a 'bert'"),
         ({"config": {**SMALL, "model_type": "bert", "vocab_size": 99}}, "tokenizer", "99 rows"),
         ({"config": {**SMALL, "model_type": "vit"}}, "config", "a vit"),
-        ({"config": {"model_type": "fnet", "hidden_size": 32}}, "config", "a fnet does not work as a text encoder"),
         ({"config": {**SMALL, "model_type": "bert"}, "pool": "middle"}, "pool", "'middle' is not one of first"),
         ({"config": {**SMALL, "model_type": "bert"}, "pad": "left"}, "pad", "'left' is not one of `longest`"),
         ({"config": {**SMALL, "model_type": "convbert"}}, "pad", "padding changes what a convbert makes"),
@@ -189,9 +188,7 @@ def test_a_context_that_the_positions_do_not_reach(family):
     ],
 )
 def test_what_is_refused(arguments, argument, message):
-    if "config" in arguments and argument != "tokenizer":
-        arguments = {"tokenizer": "emoji", **arguments}
-    elif argument == "tokenizer" and "99 rows" in message:
+    if "config" in arguments and message != "name one, such as `emoji`":
         arguments = {"tokenizer": "emoji", **arguments}
     with pytest.raises(ArgumentError, match=message) as caught:
         HuggingFaceTower(**arguments)
@@ -275,7 +272,7 @@ def test_weights_that_lack_some_of_the_encoders_are_refused(tmp_path):
     hub_folder(tmp_path / "hub")
     config = json.loads((tmp_path / "hub" / "config.json").read_text())
     (tmp_path / "hub" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 5}))
-    with pytest.raises(ArgumentError, match="lack 32 of this encoder's, encoder.layer.3") as caught:
+    with pytest.raises(ArgumentError, match=r"lack 32 of this encoder's, encoder\.layer\.3") as caught:
         HuggingFaceTower(str(tmp_path / "hub"), context_length=8)
     assert caught.value.argument == "pretrained"
 
@@ -294,7 +291,7 @@ def test_a_folder_without_a_configuration(tmp_path):
 
 def test_a_folder_of_an_unknown_model_type(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "brt"}))
-    with pytest.raises(ArgumentError, match="name: .*brt"):
+    with pytest.raises(ArgumentError, match=r"name: .*brt"):
         HuggingFaceTower(str(tmp_path))
 
 
