@@ -6,6 +6,7 @@ to the sample, and gives back images in RGB of any size: the model's size is mad
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,17 +89,18 @@ class RandomAffine:
 
     def __call__(self, image: Image.Image, captions: list[str], rng: np.random.Generator) -> Sample:
         """Move the drawing; the size stays."""
-        zoom = np.exp(rng.uniform(*np.log(self.scale)))
-        aspect = np.exp(rng.uniform(-self.stretch, self.stretch) / 2)
-        turn = np.radians(rng.uniform(-self.degrees, self.degrees))
+        zoom = math.exp(rng.uniform(math.log(self.scale[0]), math.log(self.scale[1])))
+        aspect = math.exp(rng.uniform(-self.stretch, self.stretch) / 2)
+        turn = math.radians(rng.uniform(-self.degrees, self.degrees))
         room = abs(1 - zoom) * 0.4 + self.shift  # a small window may lie anywhere, nearly up to the edges
-        size = np.array([image.width, image.height], dtype=np.float64)
-        centre = size * (0.5 + rng.uniform(-room, room, 2))
-        turned = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        matrix = turned * zoom * np.array([aspect, 1 / aspect])  # output pixel, from the centre, to input pixel
-        offset = centre - matrix @ (size / 2)
-        coefficients = (*matrix[0], offset[0], *matrix[1], offset[1])
-        bilinear, white = Image.Resampling.BILINEAR, (255, 255, 255)
+        across, down = zoom * aspect, zoom / aspect
+        # From output pixels to input pixels: x' = a x + b y + c, y' = d x + e y + f.
+        a, b = across * math.cos(turn), -down * math.sin(turn)
+        d, e = across * math.sin(turn), down * math.cos(turn)
+        x, y = 0.5 + rng.uniform(-room, room, 2)  # where the output's centre comes from
+        c = image.width * x - (a * image.width + b * image.height) / 2
+        f = image.height * y - (d * image.width + e * image.height) / 2
+        coefficients, bilinear, white = (a, b, c, d, e, f), Image.Resampling.BILINEAR, (255, 255, 255)
         moved = image.transform(image.size, Image.Transform.AFFINE, coefficients, bilinear, fillcolor=white)
         return moved, captions
 
@@ -204,11 +206,11 @@ class Tint:
     channel: float = 0.1
 
     def __call__(self, image: Image.Image, captions: list[str], rng: np.random.Generator) -> Sample:
-        """Change the colours by one table look-up a channel."""
+        """Change the colours: each channel's distance from white times a gain of its own."""
         gain = 1 + rng.uniform(-self.strength, self.strength) + rng.uniform(-self.channel, self.channel, 3)
-        table = (255 - (255 - np.arange(256)) * gain[:, None]).clip(0, 255).astype(np.uint8)  # (3, 256)
-        # NumPy's look-up: Pillow's `point` rounds 768 Python numbers first, which takes ten times as long
-        return Image.fromarray(table[np.arange(3), np.asarray(image)]), captions
+        # A colour matrix takes a quarter of the time of a look-up in NumPy, and a tenth of Pillow's `point`.
+        red, green, blue = ((*row, white) for row, white in zip(np.diag(gain).tolist(), 255 * (1 - gain), strict=True))
+        return image.convert("RGB", (*red, *green, *blue)), captions
 
 
 def _check_range(argument: str, given: tuple[float, float], most: float) -> None:

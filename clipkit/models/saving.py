@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -116,7 +115,9 @@ def load(path: str | os.PathLike[str], trust: Sequence[str] = (), device: str | 
 def _read(name: str) -> Any:
     try:
         return torch.load(name, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # what is no checkpoint can make an unpickler raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{name!r} was not written by clipkit, or is damaged: {reason}") from error
 
