@@ -99,7 +99,7 @@ def test_more_prompts_than_one_pass_takes(model):
 
 
 def test_what_cannot_be_classified(model, pictures):
-    with pytest.raises(ValueError, match="the template .a photo. has no"):
+    with pytest.raises(ValueError, match="the template 'a photo' has no"):
         model.classify(pictures, NAMES, templates=["{}", "a photo"])
     for names, templates in (([], ["{}"]), (NAMES, [])):
         with pytest.raises(ValueError, match="at least one"):

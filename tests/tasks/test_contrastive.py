@@ -19,6 +19,7 @@ from clipkit.tasks import ContrastiveTask
 from clipkit.types import ArgumentError
 
 STEPS = 6
+QUIET = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
 
 
 class Recorder(pl.Callback):
@@ -39,7 +40,7 @@ def batches(make_batch):
 
 def fit(task, batches, *callbacks, **options):
     recorder = Recorder()
-    quiet: dict[str, Any] = dict.fromkeys(
+    quiet: dict[str, Any] = dict.fromkeys(QUIET, False)
         ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler"),
         False,
     )
@@ -147,11 +148,11 @@ def test_what_is_frozen_stays_as_it_is(make_model, batches):
 @pytest.mark.parametrize("argument", ["trainable", "lr_scale"])
 def test_an_unknown_child_is_refused(make_model, argument):
     given: dict[str, Any] = {argument: {"vison": 1}}
-    with pytest.raises(ArgumentError, match="the model has no child 'vison'; did you mean .vision.") as caught:
+    with pytest.raises(ArgumentError, match="the model has no child 'vison'") as caught:
         task_of(make_model(), **given)
     assert caught.value.argument == argument
     description = {"class_path": "clipkit.models.DualEncoder", "init_args": {"vision": {}, "text": {}}}
-    with pytest.raises(ArgumentError, match="did you mean .vision."):
+    with pytest.raises(ArgumentError, match="did you mean 'vision'"):
         ContrastiveTask.check(description, **given)
     ContrastiveTask.check(description, **{argument: {"vision": 1, "anything_else": 1}})
 
