@@ -27,7 +27,8 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
 )
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Two where a test has the machine to itself; workers of xdist with two each wait for one another most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 
 @pytest.fixture(autouse=True)

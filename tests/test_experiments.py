@@ -25,15 +25,20 @@ SHORT = (
     "--data.batch_size=8",
 )
 
-# What a CPU with two cores cannot do in a test's time is made smaller: depth and pixels, never the kind of model.
+# What a CPU with two cores cannot do in a test's time is made smaller: depth, pixels, tokens, never the kind of model.
 CLIP_TEXT = ("--model.model.text.layers=1",)
 SMALLER: dict[str, tuple[str, ...]] = {
     "emoji": (),
     "emoji_siglip": (),
     "vit_b32": ("--model.model.vision.image_size=64", "--model.model.vision.timm_kwargs={depth: 1}", *CLIP_TEXT),
-    "rn50": ("--model.model.vision.image_size=64", *CLIP_TEXT),
-    "vit_l14": ("--model.model.vision.image_size=56", "--model.model.vision.timm_kwargs={depth: 1}", *CLIP_TEXT),
-    "siglip_b16": ("--model.model.vision.image_size=64", "--model.model.vision.timm_kwargs={depth: 1}", *CLIP_TEXT),
+    "rn50": ("--model.model.vision.image_size=32", *CLIP_TEXT),
+    "vit_l14": ("--model.model.vision.image_size=28", "--model.model.vision.timm_kwargs={depth: 1}", *CLIP_TEXT),
+    "siglip_b16": (
+        "--model.model.vision.image_size=64",
+        "--model.model.vision.timm_kwargs={depth: 1}",
+        "--model.model.text.context_length=16",  # all captions are padded to it
+        *CLIP_TEXT,
+    ),
     "lit_b16": (
         "--model.model.vision.pretrained=false",  # the weights are on a hub
         "--model.model.vision.image_size=64",
@@ -41,7 +46,7 @@ SMALLER: dict[str, tuple[str, ...]] = {
         *CLIP_TEXT,
     ),
     "convnext_distilbert": (
-        "--model.model.vision.image_size=64",
+        "--model.model.vision.image_size=32",
         "--model.model.text.config.n_layers=1",
         "--model.model.text.config.dim=96",
         "--model.model.text.config.hidden_dim=96",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,13 +93,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, experiment: Experiment) -> int:
-    from clipkit.cli.session import closing, default_callbacks, ended_well, tracker
-    from clipkit.tracking import run_of_checkpoint
+    from clipkit.cli.session import closing, continue_run, default_callbacks, ended_well, hide_secrets
+    from clipkit.tracking import MLflowLogger
 
     codes: list[int] = []
-    run_id = run_of_checkpoint(args.resume) if args.resume else None
+    hide_secrets(experiment)
     with ended_well(args, experiment, codes):
-        task, data, trainer = experiment.build(default_callbacks(experiment), tracker(args.tracking_uri, run_id))
+        tracker = partial(MLflowLogger, tracking_uri=args.tracking_uri)
+        task, data, trainer = experiment.build(default_callbacks(experiment), tracker)
+        if args.resume:
+            continue_run(trainer, args.resume)
         trainer.fit(task, datamodule=data, ckpt_path=args.resume, weights_only=True if args.resume else None)
         closing(trainer)
     return codes[0] if codes else 0

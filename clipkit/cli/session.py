@@ -8,14 +8,13 @@ import signal
 import sys
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from clipkit.callbacks import (
@@ -31,11 +30,11 @@ from clipkit.callbacks import (
 from clipkit.cli.config import Experiment
 from clipkit.cli.explain import ConfigError
 from clipkit.evaluation.report import to_table
-from clipkit.tracking import LogPictures, MLflowLogger, TrackRun
-from clipkit.tracking.redact import redact
+from clipkit.tracking import LogPictures, TrackRun, install_redaction, run_of_checkpoint
+from clipkit.tracking.redact import environment_secrets, redact, secrets_in
 from clipkit.types import ArgumentError
 
-__all__ = ["closing", "default_callbacks", "ended_well", "quiet", "tracker"]
+__all__ = ["closing", "continue_run", "default_callbacks", "ended_well", "hide_secrets", "quiet"]
 
 OUT_OF_MEMORY = """out of memory. What takes least away, first:
   --data.batch_size={smaller}                       fewer images a step on each device (negatives too)
@@ -69,14 +68,17 @@ def default_callbacks(experiment: Experiment) -> list[pl.Callback]:
     return [*watching, Interrupt()]
 
 
-def tracker(uri: str, run_id: str | None) -> Callable[[], Logger]:
-    """Makes the logger of an experiment that names none.
+def hide_secrets(experiment: Experiment) -> None:
+    """Keep the credentials of the experiment and the environment out of all that is said from here on."""
+    install_redaction(secrets_in(experiment.config) | environment_secrets())
 
-    Args:
-        uri: The MLflow server or SQLite file.
-        run_id: The run to continue, or None.
-    """
-    return lambda: MLflowLogger(tracking_uri=uri, run_id=run_id)
+
+def continue_run(trainer: pl.Trainer, checkpoint: str) -> None:
+    """Have the loggers that can write to the run that a checkpoint comes from, not to a new one."""
+    run_id = run_of_checkpoint(checkpoint)
+    for logger in trainer.loggers:
+        if run_id is not None and hasattr(logger, "continue_run"):
+            logger.continue_run(run_id)
 
 
 @contextmanager

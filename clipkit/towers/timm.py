@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import timm
 import torch
 from timm.data.config import resolve_model_data_config
-from timm.models import group_parameters
+from timm.models import _builder, _factory, group_parameters
 from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 from torch import Tensor, nn
 
@@ -91,6 +93,7 @@ class TimmTower(VisionTower):
         for theirs, ours in OURS.items():
             if theirs in (timm_kwargs or {}):
                 raise ArgumentError("timm_kwargs", f"give `{ours}` of the tower itself, not `{theirs}`")
+        _check_settings(name, timm_kwargs or {})
         if not 0 <= patch_drop < 1:
             raise ArgumentError("patch_drop", f"{patch_drop} is not in [0, 1)")
         sizes = (image_size,) if isinstance(image_size, int) else image_size or ()
@@ -168,6 +171,22 @@ def _check_name(name: str) -> None:
         near = difflib.get_close_matches(name, timm.list_pretrained(f"{base}.*"), n=3, cutoff=0)
         hint = f"did you mean {' or '.join(near)}?" if near else "leave the tag out"
         raise ArgumentError("name", f"timm has no weights {tag!r} of {base}; {hint}") from error
+
+
+def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a setting that the code of the model's family never names; whether its value fits, timm says later."""
+    if ":" in name:  # which family it is, the hub or the folder knows
+        return
+    family = inspect.getmodule(timm.model_entrypoint(timm.models.split_model_name_tag(name)[0]))
+    assert family is not None  # timm's entry points are functions of its modules
+    code = "".join(inspect.getsource(module) for module in (family, _builder, _factory))
+    made = [made for _, made in inspect.getmembers(family, inspect.isclass) if issubclass(made, nn.Module)]
+    known = sorted({argument for one in made for argument in inspect.signature(one).parameters})
+    for key in settings:
+        if not re.search(rf"\b{re.escape(key)}\b", code):
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ArgumentError("timm_kwargs", f"timm's {name} has no {key!r}{hint}")
 
 
 def _saved_arguments(name: str) -> dict[str, Any]:

@@ -97,11 +97,15 @@ def test_a_run_says_what_it_did_and_where_to_see_it(tiny: str, capsys: pytest.Ca
     assert ".png" in pictures
 
 
-def test_resume_goes_on_in_the_same_run(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", "-c", tiny]) == 0
+NAMED = "--trainer.logger={class_path: clipkit.tracking.MLflowLogger, tracking_uri: sqlite:///mlflow.db}"
+
+
+@pytest.mark.parametrize("logger", [[], [NAMED]], ids=["default", "named"])
+def test_resume_goes_on_in_the_same_run(tiny: str, logger: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "-c", tiny, *logger]) == 0
     first = re.findall(r"this run: .*/runs/(\w+)", capsys.readouterr().out)
     (last,) = Path.cwd().rglob("last.ckpt")
-    assert main(["fit", "-c", tiny, "--trainer.max_epochs=2", "--resume", str(last)]) == 0
+    assert main(["fit", "-c", tiny, *logger, "--trainer.max_epochs=2", "--resume", str(last)]) == 0
     assert re.findall(r"this run: .*/runs/(\w+)", capsys.readouterr().out) == first
     client = tracking()
     steps = [metric.step for metric in client.get_metric_history(first[0], "train/loss")]

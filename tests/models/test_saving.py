@@ -60,7 +60,7 @@ def test_pretrained_towers_travel_whole(tmp_path, no_network):
     """Made from a folder in the hub's layout; loaded where neither the folder nor the network is there."""
     folder = tmp_path / "hub"
     config = BertConfig(
-        vocab_size=8200,
+        vocab_size=8192,
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -69,8 +69,8 @@ def test_pretrained_towers_travel_whole(tmp_path, no_network):
         pad_token_id=0,
     )
     BertModel(config).save_pretrained(folder)
-    (folder / "tokenizer.json").write_text(read_tokenizer("emoji"), encoding="utf-8")
-    text = HuggingFaceTower(str(folder), pool="mean", context_length=12)
+    (folder / "words.json").write_text(read_tokenizer("emoji"), encoding="utf-8")
+    text = HuggingFaceTower(str(folder), pool="mean", tokenizer=str(folder / "words.json"), context_length=12)
     made = DualEncoder(TimmTower("test_vit", image_size=32), text, partial(ContrastiveHead, embed_dim=8)).eval()
     save(made, tmp_path / "model.clip")
     shutil.rmtree(folder)

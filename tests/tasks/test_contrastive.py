@@ -41,9 +41,6 @@ def batches(make_batch):
 def fit(task, batches, *callbacks, **options):
     recorder = Recorder()
     quiet: dict[str, Any] = dict.fromkeys(QUIET, False)
-        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler"),
-        False,
-    )
     settings = {"accelerator": "cpu", "max_epochs": 1, "log_every_n_steps": 1, **quiet, **options}
     trainer = pl.Trainer(callbacks=[recorder, *callbacks], **settings)
     trainer.fit(task, DataLoader(batches, batch_size=None))
