@@ -116,7 +116,7 @@ class Assembly(LightningCLI):
         """Make the data module, which checks paths and columns, then the trainer, then the task: it takes longest."""
         seed = self.config["seed_everything"]
         if seed is not False:
-            seed_everything(None if seed is True else seed, workers=True, verbose=False)
+            seed_everything(seed, workers=True, verbose=False)
         self.parser.add_instantiator(self._make, object)
         self.config_init = Namespace()  # type: ignore[no-untyped-call]
         self.datamodule = self._section("data")

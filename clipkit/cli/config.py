@@ -139,6 +139,9 @@ def _check(merged: Merged, files: Sequence[Path], trust: Trust) -> Experiment:
     if isinstance(trainer := merged.values.get("trainer"), dict) and "class_path" in trainer:
         place = place_of(("trainer", "class_path"), merged.places)
         raise ConfigError("trainer.class_path: the trainer is always Lightning's own; leave this out.", place)
+    if merged.values.get("seed_everything") is True:
+        place = place_of(("seed_everything",), merged.places)
+        raise ConfigError("seed_everything: a seed that is drawn is in no file; give a number, or false.", place)
     with trust.enforced():
         walk = Walk(merged, trust)
         given = walk.root(sections)

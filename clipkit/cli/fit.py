@@ -93,18 +93,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, experiment: Experiment) -> int:
-    from clipkit.cli.session import closing, continue_run, default_callbacks, ended_well, hide_secrets
+    from clipkit.cli import session
     from clipkit.tracking import MLflowLogger
 
     codes: list[int] = []
-    hide_secrets(experiment)
-    with ended_well(args, experiment, codes):
+    session.hide_secrets(experiment)
+    with session.ended_well(args, experiment, codes):
         tracker = partial(MLflowLogger, tracking_uri=args.tracking_uri)
-        task, data, trainer = experiment.build(default_callbacks(experiment), tracker)
+        task, data, trainer = experiment.build(session.default_callbacks(experiment), tracker)
+        session.warn_of_unsaved_epochs(trainer)
         if args.resume:
-            continue_run(trainer, args.resume)
+            session.continue_run(trainer, args.resume)
         trainer.fit(task, datamodule=data, ckpt_path=args.resume, weights_only=True if args.resume else None)
-        closing(trainer)
+        session.closing(trainer)
     return codes[0] if codes else 0
 
 

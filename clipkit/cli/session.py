@@ -34,7 +34,15 @@ from clipkit.tracking import LogPictures, TrackRun, install_redaction, run_of_ch
 from clipkit.tracking.redact import environment_secrets, redact, secrets_in
 from clipkit.types import ArgumentError
 
-__all__ = ["closing", "continue_run", "default_callbacks", "ended_well", "hide_secrets", "quiet"]
+__all__ = [
+    "closing",
+    "continue_run",
+    "default_callbacks",
+    "ended_well",
+    "hide_secrets",
+    "quiet",
+    "warn_of_unsaved_epochs",
+]
 
 OUT_OF_MEMORY = """out of memory. What takes least away, first:
   --data.batch_size={smaller}                       fewer images a step on each device (negatives too)
@@ -79,6 +87,14 @@ def continue_run(trainer: pl.Trainer, checkpoint: str) -> None:
     for logger in trainer.loggers:
         if run_id is not None and hasattr(logger, "continue_run"):
             logger.continue_run(run_id)
+
+
+def warn_of_unsaved_epochs(trainer: pl.Trainer) -> None:
+    """Say what Lightning does not: with validation every n epochs, checkpoints are saved after validation alone."""
+    every, epochs = trainer.check_val_every_n_epoch or 1, trainer.max_epochs or 0
+    if epochs > 0 and trainer.checkpoint_callbacks and epochs % every:
+        lost = f"what the last {epochs % every} of {epochs} epochs learn is in no checkpoint"
+        _say(f"note: checkpoints follow validation, every {every} epochs: {lost}. Let one divide the other.")
 
 
 @contextmanager

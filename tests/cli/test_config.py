@@ -117,6 +117,12 @@ def test_sections_may_be_empty_or_left_out(own_folder):
     assert config["seed_everything"] == 0
 
 
+def test_a_seed_that_is_drawn_is_refused(stand_ins):
+    with pytest.raises(ConfigError, match="seed_everything: a seed that is drawn is in no file; give a number, or"):
+        load_experiment([str(stand_ins)], ["--seed_everything=true"])
+    assert load_experiment([str(stand_ins)], ["--seed_everything=false"]).config["seed_everything"] is False
+
+
 def test_sections_have_a_class_of_their_own_where_none_is_named():
     given = load_experiment(["emoji"]).given
     assert given["model"]["class_path"] == "clipkit.tasks.ContrastiveTask"

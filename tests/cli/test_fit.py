@@ -113,6 +113,12 @@ def test_resume_goes_on_in_the_same_run(tiny: str, logger: list[str], capsys: py
     assert client.get_run(first[0]).info.status == "FINISHED"
 
 
+def test_epochs_that_no_checkpoint_would_hold_are_told(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--trainer.limit_train_batches=1", "--trainer.logger=false", "--trainer.callbacks=null"]
+    assert main(["fit", "-c", tiny, *few, "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2"]) == 0
+    assert "what the last 1 of 3 epochs learn is in no checkpoint" in capsys.readouterr().err
+
+
 def test_dry_run_tells_and_trains_nothing(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "-c", tiny, "--dry-run", "--trainer.accumulate_grad_batches=2"]) == 0
     out = capsys.readouterr().out
