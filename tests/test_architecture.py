@@ -22,7 +22,7 @@ HOUSE = (
     "models",
     "evaluation interop",
     "tasks",
-    "callbacks tracking benchmarking",
+    "callbacks tracking benchmarking checkpoints",
     "cli",
     "__init__ __main__",
 )

@@ -7,6 +7,7 @@ from clipkit.callbacks.health import Health, NonFiniteLoss
 from clipkit.callbacks.interrupt import Interrupt, RunInterrupted
 from clipkit.callbacks.position import SamplePosition
 from clipkit.callbacks.progress import TrainingProgress
+from clipkit.callbacks.random_state import RandomState
 from clipkit.callbacks.retrieval import ValidationRetrieval
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Health",
     "Interrupt",
     "NonFiniteLoss",
+    "RandomState",
     "RunInterrupted",
     "SamplePosition",
     "TrainingProgress",

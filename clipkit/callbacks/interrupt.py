@@ -24,10 +24,10 @@ class RunInterrupted(SIGTERMException):
 
     Args:
         signum: The signal that asked.
-        checkpoint: What to go on from.
+        checkpoint: What to go on from; None where it could not be written.
     """
 
-    def __init__(self, signum: int, checkpoint: Path) -> None:
+    def __init__(self, signum: int, checkpoint: Path | None) -> None:
         super().__init__(128 + signum)
         self.signum = signum
         self.checkpoint = checkpoint
@@ -64,8 +64,10 @@ class Interrupt(pl.Callback):
         if asked:
             folder = getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir
             path = Path(folder) / "interrupted.ckpt"
+            before = _written(path)
             trainer.save_checkpoint(path)
-            raise RunInterrupted(self._asked or signal.SIGTERM, path)
+            saved = path if _written(path) != before else None  # a disk may be full
+            raise RunInterrupted(self._asked or signal.SIGTERM, saved)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give the signals back."""
@@ -79,3 +81,7 @@ class Interrupt(pl.Callback):
             raise KeyboardInterrupt
         self._asked = signum
         log.warning("%s: stopping after this step; once more to stop at once.", signal.Signals(signum).name)
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0

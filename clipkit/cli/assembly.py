@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 from jsonargparse import ArgumentError as ParserError
 from jsonargparse import Namespace
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
@@ -112,7 +113,12 @@ class Assembly(LightningCLI):
         dumped: dict[str, Any] = yaml.safe_load(text)
         return dumped
 
-    def assemble(self, extra_callbacks: Sequence[Callback], default_logger: DefaultLogger | None) -> Assembled:
+    def assemble(
+        self,
+        extra_callbacks: Sequence[Callback],
+        default_logger: DefaultLogger | None,
+        checkpoint_io: CheckpointIO | None = None,
+    ) -> Assembled:
         """Make the data module, which checks paths and columns, then the trainer, then the task: it takes longest."""
         seed = self.config["seed_everything"]
         if seed is not False:
@@ -122,7 +128,7 @@ class Assembly(LightningCLI):
         self.datamodule = self._section("data")
         given = self._section("trainer")
         with self._explained(("trainer",)):
-            self.trainer = self._trainer(given, extra_callbacks, default_logger)
+            self.trainer = self._trainer(given, extra_callbacks, default_logger, checkpoint_io)
         self.model = self._section("model")
         return Assembled(self.model, self.datamodule, self.trainer)
 
@@ -135,7 +141,13 @@ class Assembly(LightningCLI):
         self.config_init[name] = part[name]
         return part[name]
 
-    def _trainer(self, given: Namespace, extra: Sequence[Callback], default_logger: DefaultLogger | None) -> Trainer:
+    def _trainer(
+        self,
+        given: Namespace,
+        extra: Sequence[Callback],
+        default_logger: DefaultLogger | None,
+        checkpoint_io: CheckpointIO | None,
+    ) -> Trainer:
         callbacks = given.get("callbacks") or []
         callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks]
         kinds = {type(callback) for callback in callbacks}
@@ -143,7 +155,11 @@ class Assembly(LightningCLI):
         logger = given.get("logger")
         if logger in (None, True) and default_logger is not None:
             logger = default_logger() or False
-        return self.instantiate_trainer(callbacks=callbacks, logger=logger)
+        plugins = given.get("plugins") or []
+        plugins = [*plugins] if isinstance(plugins, list) else [plugins]
+        if checkpoint_io is not None and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(checkpoint_io)
+        return self.instantiate_trainer(callbacks=callbacks, logger=logger, plugins=plugins)
 
     def _make(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with self._explained(self._keys_of(target, kwargs)):

@@ -17,6 +17,7 @@ from clipkit.cli.overrides import COMMAND_LINE, SECTIONS, parse_overrides
 from clipkit.cli.trust import Trust
 
 if TYPE_CHECKING:
+    from lightning.fabric.plugins import CheckpointIO
     from lightning.pytorch import Callback
 
     from clipkit.cli.assembly import Assembled, Assembly, DefaultLogger
@@ -48,13 +49,24 @@ class Experiment:
     assembly: Assembly
     trust: Trust
 
-    def build(self, extra_callbacks: Sequence[Callback] = (), default_logger: DefaultLogger | None = None) -> Assembled:
+    @property
+    def name(self) -> str:
+        """What to call it: the names of its files."""
+        return "+".join(path.stem for path in self.files)
+
+    def build(
+        self,
+        extra_callbacks: Sequence[Callback] = (),
+        default_logger: DefaultLogger | None = None,
+        checkpoint_io: CheckpointIO | None = None,
+    ) -> Assembled:
         """Seed, then make the data module, the trainer and the task, in that order.
 
         Args:
             extra_callbacks: Callbacks to add; one is left out where the configuration names another of its class.
             default_logger: Makes the logger where the configuration names none and does not say ``logger: false``;
                 where it returns None there is none.
+            checkpoint_io: Writes checkpoints where the configuration has no plugin of its own that does.
 
         Returns:
             ``(task, data, trainer)``.
@@ -63,7 +75,7 @@ class Experiment:
             ConfigError: For a constructor's refusal, with the key, file and line of the argument where it is known.
         """
         with self.trust.enforced():
-            return self.assembly.assemble(extra_callbacks, default_logger)
+            return self.assembly.assemble(extra_callbacks, default_logger, checkpoint_io)
 
     def to_yaml(self) -> str:
         """Return the whole configuration as YAML that ``-c`` takes; credentials are replaced by ``[redacted]``."""

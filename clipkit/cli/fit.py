@@ -22,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="parameters, shapes, steps, memory and one tiny step, but no training"
     )
-    resume = "go on from a checkpoint of an earlier run, in the same run"
+    resume = "go on in the run of a checkpoint; `auto`: of the newest complete one of this experiment, if there is one"
     uri = "the MLflow server or SQLite file that tracks the run (default: sqlite:///mlflow.db)"
     parser.add_argument("--tracking-uri", metavar="URI", default="sqlite:///mlflow.db", help=uri)
-    parser.add_argument("--resume", metavar="CHECKPOINT", help=resume)
+    parser.add_argument("--resume", metavar="CHECKPOINT|auto", help=resume)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: For the first mistake in the experiment, or a checkpoint that is not there.
     """
-    if args.resume is not None and not Path(args.resume).is_file():
+    if args.resume not in (None, "auto") and not Path(args.resume).is_file():
         raise ConfigError(f"--resume {args.resume}: there is no such file.", Place("command line"))
     experiment = load(args)
     if experiment is None:
@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, experiment: Experiment) -> int:
+    from clipkit.checkpoints import DurableCheckpointIO
     from clipkit.cli import session
     from clipkit.tracking import MLflowLogger
 
@@ -100,11 +101,13 @@ def _train(args: argparse.Namespace, experiment: Experiment) -> int:
     session.hide_secrets(experiment)
     with session.ended_well(args, experiment, codes):
         tracker = partial(MLflowLogger, tracking_uri=args.tracking_uri)
-        task, data, trainer = experiment.build(session.default_callbacks(experiment), tracker)
+        callbacks, writer = session.default_callbacks(experiment), DurableCheckpointIO(experiment.name)
+        task, data, trainer = experiment.build(callbacks, tracker, writer)
         session.warn_of_unsaved_epochs(trainer)
-        if args.resume:
-            session.continue_run(trainer, args.resume)
-        trainer.fit(task, datamodule=data, ckpt_path=args.resume, weights_only=True if args.resume else None)
+        start = session.newest(trainer, experiment.name) if args.resume == "auto" else args.resume
+        if start:
+            session.continue_run(trainer, start)
+        trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True if start else None)
         session.closing(trainer)
     return codes[0] if codes else 0
 

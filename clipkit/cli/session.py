@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shlex
 import signal
@@ -22,11 +23,13 @@ from clipkit.callbacks import (
     Health,
     Interrupt,
     NonFiniteLoss,
+    RandomState,
     RunInterrupted,
     SamplePosition,
     TrainingProgress,
     ValidationRetrieval,
 )
+from clipkit.checkpoints import complete_checkpoints
 from clipkit.cli.config import Experiment
 from clipkit.cli.explain import ConfigError
 from clipkit.evaluation.report import to_table
@@ -40,6 +43,7 @@ __all__ = [
     "default_callbacks",
     "ended_well",
     "hide_secrets",
+    "newest",
     "quiet",
     "warn_of_unsaved_epochs",
 ]
@@ -70,7 +74,8 @@ def quiet() -> None:
 
 def default_callbacks(experiment: Experiment) -> list[pl.Callback]:
     """What watches every run of the command line; one of the same class in the YAML takes its place."""
-    watching: list[pl.Callback] = [TrainingProgress(), SamplePosition(), Health(), TrackRun(experiment.config)]
+    watching: list[pl.Callback] = [TrainingProgress(), SamplePosition(), RandomState(), Health()]
+    watching.append(TrackRun(experiment.config))
     if experiment.config.get("data", {}).get("val") or experiment.config.get("data", {}).get("val_fraction"):
         watching += [ValidationRetrieval(), LogPictures()]
     return [*watching, Interrupt()]
@@ -89,6 +94,21 @@ def continue_run(trainer: pl.Trainer, checkpoint: str) -> None:
             logger.continue_run(run_id)
 
 
+def newest(trainer: pl.Trainer, experiment: str) -> str | None:
+    """The newest complete checkpoint of an experiment where this trainer's runs are kept; None where there is none."""
+    folders = {str(logger.save_dir) for logger in trainer.loggers if logger.save_dir is not None}
+    folders |= {str(path) for saved in trainer.checkpoint_callbacks if (path := getattr(saved, "dirpath", None))}
+    folders.add(str(Path(trainer.default_root_dir) / "checkpoints"))  # where Lightning puts those of no logger
+    usable = ((one for one in complete_checkpoints(Path(folder), experiment) if one.finite) for folder in folders)
+    found = [one for kept in usable for one in itertools.islice(kept, 1)]
+    if not found:
+        _say(f"note: there is no complete checkpoint of {experiment} to go on from; it starts afresh.")
+        return None
+    last = max(found, key=lambda one: one.time)
+    _say(f"note: going on from {_near(last.path)}, step {last.step}.")
+    return str(last.path)
+
+
 def warn_of_unsaved_epochs(trainer: pl.Trainer) -> None:
     """Say what Lightning does not: with validation every n epochs, checkpoints are saved after validation alone."""
     every, epochs = trainer.check_val_every_n_epoch or 1, trainer.max_epochs or 0
@@ -103,7 +123,8 @@ def ended_well(args: Namespace, experiment: Experiment, codes: list[int]) -> Ite
     try:
         yield
     except RunInterrupted as stop:
-        _say(f"{signal.Signals(stop.signum).name}: stopped after a whole step and saved. To go on:")
+        how = "and saved" if stop.checkpoint else "but could not save it; the newest that was saved is taken"
+        _say(f"{signal.Signals(stop.signum).name}: stopped after a whole step {how}. To go on:")
         _say(f"  {_again(args, stop.checkpoint)}")
         codes.append(128 + stop.signum)
     except NonFiniteLoss as error:
@@ -154,13 +175,14 @@ def _callbacks(trainer: Any) -> list[pl.Callback]:
     return list(trainer.callbacks)  # Lightning sets it where mypy does not see it
 
 
-def _again(args: Namespace, checkpoint: Path) -> str:
+def _again(args: Namespace, checkpoint: Path | None) -> str:
     words = ["clipkit", "fit"]
     for file in args.config:
         words += ["-c", file]
     for module in args.trust:
         words += ["--trust", module]
-    words += [*args.overrides, "--tracking-uri", args.tracking_uri, "--resume", _near(checkpoint)]
+    words += [*args.overrides, "--tracking-uri", args.tracking_uri, "--resume"]
+    words.append("auto" if checkpoint is None else _near(checkpoint))
     return str(redact(shlex.join(words)))  # the terminal may be a file that others read
 
 

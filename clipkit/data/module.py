@@ -146,14 +146,20 @@ class CaptionDataModule(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Where in which data the optimiser is."""
-        return {**self.place._asdict(), **self._data()}
+        step = {"samples": self.batch_size * world_size(), "accumulated": self._accumulated}
+        return {**self.place._asdict(), **step, **self._data()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there, with the same global batch or another.
+        """Go on from there.
 
         In the middle of an epoch of other data (or another order of it) there is no going on: the epoch begins anew,
         and a warning says so.
+
+        Raises:
+            ArgumentError: For ``batch_size``, where a step takes another number of samples than in the checkpoint: its
+                schedule counts steps, and its epochs would not end where they did.
         """
+        self._check_step(state_dict["samples"], state_dict["accumulated"])
         self.place = Place(state_dict["epoch"], state_dict["position"])
         changed = [name for name, value in self._data().items() if state_dict[name] != value]
         if self.place.position and changed:
@@ -161,14 +167,27 @@ class CaptionDataModule(pl.LightningDataModule):
             what = ", ".join(changed)
             rank_zero_warn(f"the checkpoint stands within an epoch of other data ({what} differs): it begins anew")
 
+    @property
+    def _accumulated(self) -> int:
+        return 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+
+    def _check_step(self, samples: int, accumulated: int) -> None:
+        now, world = self.batch_size * world_size(), world_size()
+        if (now, self._accumulated) != (samples, accumulated):
+            what = f"a step takes {now} samples x {self._accumulated}, but {samples} x {accumulated} in the checkpoint"
+            batch = "no batch size on these devices" if samples % world else f"{samples // world}"
+            raise ArgumentError(
+                "batch_size", f"{what}; {batch} with trainer.accumulate_grad_batches={accumulated} restores it"
+            )
+
     def _data(self) -> dict[str, Any]:
-        distinct = self.batch_size * world_size() if self.distinct_concepts else 0  # the order depends on it
-        return {"data": self.fingerprint, "seed": self.seed, "distinct_concepts": distinct}
+        return {"data": self.fingerprint, "seed": self.seed, "distinct_concepts": self.distinct_concepts}
 
     def _order(self, rank: int, world_size: int) -> EpochBatches:
         concepts = concept_ids(self.train_rows, self.concept) if self.distinct_concepts else None
         rows = len(self.train_rows)
-        return EpochBatches(rows, self.batch_size, self.seed, rank, world_size, concepts, self._start)
+        size, accumulated = self.batch_size, self._accumulated
+        return EpochBatches(rows, size, self.seed, rank, world_size, concepts, self._start, accumulated)
 
     def _start(self) -> Place:
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
@@ -189,6 +208,7 @@ class CaptionDataModule(pl.LightningDataModule):
             num_workers=self.workers,
             collate_fn=Collate(self.inputs),
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else it draws from torch's own, which a checkpoint restores
             persistent_workers=self.workers > 0 and train,
             worker_init_fn=_outlive_a_signal,
         )

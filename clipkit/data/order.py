@@ -112,6 +112,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
         concepts: (rows,) concept ids, given to have only distinct ones in each global batch.
         start: Where iterations begin, asked at the first batch of each. While it is the very beginning, since nobody
             counts, the epoch is the one that ``set_epoch`` says.
+        accumulated: Batches that make up one optimiser step; an epoch is a whole number of steps.
 
     Raises:
         ArgumentError: Where an epoch would have no batch.
@@ -126,15 +127,17 @@ class EpochBatches(Sampler[list[SampleKey]]):
         world_size: int = 1,
         concepts: Order | None = None,
         start: Callable[[], Place] = Place,
+        accumulated: int = 1,
     ) -> None:
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.rank, self.step, self.concepts, self.start = rank, batch_size * world_size, concepts, start
         self.epoch = 0
         self.sampler = self  # where Lightning looks for set_epoch
-        self._batches = rows // self.step if concepts is None else distinct_batches(concepts, self.step)
+        batches = rows // self.step if concepts is None else distinct_batches(concepts, self.step)
+        self._batches = batches - batches % accumulated
         self._made: tuple[int, Order] | None = None  # of the latest epoch
         if self._batches == 0:
-            raise ArgumentError("batch_size", _too_large(rows, batch_size, world_size, concepts))
+            raise ArgumentError("batch_size", _too_large(rows, batch_size, world_size, concepts, accumulated))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that comes next, where nobody counts samples."""
@@ -174,12 +177,12 @@ class EpochBatches(Sampler[list[SampleKey]]):
 
     def _fit(self, place: Place) -> Place:
         """The place itself, or the next epoch where no batch is left in this one."""
-        rows = self.rows if self.concepts is None else self._batches * self.step
-        return place if place.position + self.step <= rows else Place(place.epoch + 1)
+        return place if place.position + self.step <= self._batches * self.step else Place(place.epoch + 1)
 
 
-def _too_large(rows: int, batch_size: int, world_size: int, concepts: Order | None) -> str:
+def _too_large(rows: int, batch_size: int, world_size: int, concepts: Order | None, accumulated: int) -> str:
     batch = f"{batch_size}" if world_size == 1 else f"{batch_size} on each of {world_size} devices"
+    batch += "" if accumulated == 1 else f", {accumulated} times a step,"
     if concepts is None:
         return f"{batch} is more than the {rows} training rows; make it smaller"
     return f"{batch} is more than the {len(np.unique(concepts))} distinct concepts; make it smaller"

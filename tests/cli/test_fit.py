@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +112,24 @@ def test_resume_goes_on_in_the_same_run(tiny: str, logger: list[str], capsys: py
     steps = [metric.step for metric in client.get_metric_history(first[0], "train/loss")]
     assert steps == list(range(8))
     assert client.get_run(first[0]).info.status == "FINISHED"
+
+
+def test_resume_auto(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Afresh where there is nothing, else the newest complete checkpoint of the same experiment, in its run."""
+    assert main(["fit", "-c", tiny, "--resume", "auto"]) == 0
+    said = capsys.readouterr()
+    assert "there is no complete checkpoint of tiny to go on from; it starts afresh" in said.err
+    first = re.findall(r"this run: .*/runs/(\w+)", said.out)
+    shutil.copy("tiny.yaml", "other.yaml")
+    assert main(["fit", "-c", "other.yaml", "--trainer.max_epochs=3"]) == 0
+    (last,) = (path for path in Path("runs").rglob("last.ckpt") if torch.load(path, weights_only=True)["epoch"] == 0)
+    last.write_bytes(last.read_bytes()[:-50])
+    capsys.readouterr()
+    assert main(["fit", "-c", tiny, "--trainer.max_epochs=2", "--resume", "auto"]) == 0
+    said = capsys.readouterr()
+    assert re.search(r"going on from runs/\S+/epoch=0-step=4.ckpt, step 4", said.err)
+    assert re.findall(r"this run: .*/runs/(\w+)", said.out) == first
+    assert [metric.step for metric in tracking().get_metric_history(first[0], "train/loss")] == list(range(8))
 
 
 def test_epochs_that_no_checkpoint_would_hold_are_told(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,13 +138,6 @@ def test_after():
     assert batches.after(Place(), 1) == (6, 4)
 
 
-def test_another_batch_size_repeats_and_leaves_out_nothing():
-    first = keys_of(EpochBatches(100, 8))[: 8 * 5]
-    rest = EpochBatches(100, 6, start=lambda: Place(0, 40))
-    keys = first + [key for key in keys_of(rest) if key.epoch == 0]
-    assert [key.row for key in keys] == epoch_order(100, 0, 0).tolist()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

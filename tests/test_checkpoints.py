@@ -1,0 +1,190 @@
+"""Checkpoints survive what can happen while they are written, and afterwards."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipkit.checkpoints import DurableCheckpointIO, complete_checkpoints, is_damaged
+
+
+def content(step, size=1000):
+    return {"state_dict": {"w": torch.full((size,), float(step))}, "global_step": step, "epoch": 0}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "checkpoints"
+
+
+@pytest.fixture
+def io():
+    return DurableCheckpointIO("emoji")
+
+
+def steps(folder, experiment=None):
+    return [found.step for found in complete_checkpoints(folder, experiment)]
+
+
+def test_what_is_written_is_read_and_recorded(io, folder):
+    io.save_checkpoint(content(3), folder / "a.ckpt")
+    assert torch.equal(
+        io.load_checkpoint(folder / "a.ckpt", weights_only=True)["state_dict"]["w"], torch.full((1000,), 3.0)
+    )
+    entry = json.loads((folder / "manifest.json").read_text())["a.ckpt"]["current"]
+    assert entry["sha256"] == hashlib.sha256((folder / "a.ckpt").read_bytes()).hexdigest()
+    assert entry["bytes"] == (folder / "a.ckpt").stat().st_size
+    assert (entry["step"], entry["finite"], entry["experiment"]) == (3, True, "emoji")
+    assert sorted(path.name for path in folder.iterdir()) == ["a.ckpt", "manifest.json"]
+
+
+def test_two_are_kept_of_a_name_that_is_written_over(io, folder):
+    for step in (1, 2, 3):
+        io.save_checkpoint(content(step), folder / "last.ckpt")
+    assert sorted(path.name for path in folder.iterdir()) == ["last.ckpt", "last.previous.ckpt", "manifest.json"]
+    assert steps(folder) == [3, 2]
+
+
+@pytest.mark.parametrize("harm", ["truncated", "flipped", "emptied"])
+def test_a_damaged_newest_is_passed_over_loudly(io, folder, harm, caplog):
+    for step in (1, 2):
+        io.save_checkpoint(content(step), folder / "last.ckpt")
+    path = folder / "last.ckpt"
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes({"truncated": whole[:-100], "flipped": whole, "emptied": b""}[harm])
+    assert is_damaged(path)
+    with caplog.at_level(logging.WARNING):
+        found = next(complete_checkpoints(folder))
+    assert (found.path.name, found.step) == ("last.previous.ckpt", 1)
+    assert "last.ckpt is damaged and passed over" in caplog.text
+    with pytest.raises(OSError, match=r"last\.ckpt' is damaged: it is not what was written"):
+        io.load_checkpoint(path)
+    assert io.load_checkpoint(found.path, weights_only=True)["global_step"] == 1
+
+
+def test_those_of_an_experiment_newest_first_wherever_they_lie(folder):
+    for step, (experiment, run) in enumerate([("emoji", "a"), ("other", "b"), ("emoji", "b/deep")], 1):
+        DurableCheckpointIO(experiment).save_checkpoint(content(step), folder / run / "x.ckpt")
+    assert steps(folder, "emoji") == [3, 1]
+    assert steps(folder) == [3, 2, 1]
+    assert steps(folder / "nowhere") == []
+
+
+def test_weights_that_are_not_finite_are_marked(io, folder):
+    io.save_checkpoint({"state_dict": {"w": torch.tensor([1.0, float("nan")])}, "global_step": 1}, folder / "a.ckpt")
+    assert [found.finite for found in complete_checkpoints(folder)] == [False]
+
+
+def test_a_file_that_nothing_is_known_of_is_not_called_damaged(io, folder):
+    folder.mkdir()
+    torch.save(content(1), folder / "foreign.ckpt")
+    assert not is_damaged(folder / "foreign.ckpt")
+    assert io.load_checkpoint(folder / "foreign.ckpt", weights_only=True)["global_step"] == 1
+    assert steps(folder) == []
+
+
+def test_a_full_disk_leaves_the_one_before_and_the_run_goes_on(io, folder, caplog):
+    """A real refusal by the system, in a child whose files may not grow past 20 kB."""
+    io.save_checkpoint(content(1), folder / "last.ckpt")
+    io.save_checkpoint(content(2), folder / "best.ckpt")
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        io.save_checkpoint(content(3, size=100_000), folder / "last.ckpt")
+        io.remove_checkpoint(folder / "best.ckpt")  # what Lightning does once it believes it has a better one
+        os._exit(0)
+
+    child = multiprocessing.get_context("fork").Process(target=fill)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert steps(folder) == [2, 1]
+    assert not list(folder.glob(".*"))
+
+
+def test_a_refusal_is_a_warning(io, folder, monkeypatch, caplog):
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    io.save_checkpoint(content(1), folder / "last.ckpt")
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(os, "fsync", refuse)
+        io.save_checkpoint(content(2), folder / "last.ckpt")
+    assert "last.ckpt was not saved ([Errno 28] No space left on device); the run goes on" in caplog.text
+    assert steps(folder) == [1]
+    io.save_checkpoint(content(3), folder / "last.ckpt")
+    io.remove_checkpoint(folder / "last.ckpt")  # allowed again once a save went well
+    assert steps(folder) == []
+
+
+def test_what_was_removed_leaves_nothing(io, folder):
+    for step in (1, 2):
+        io.save_checkpoint(content(step), folder / "a.ckpt")
+    io.remove_checkpoint(folder / "a.ckpt")
+    assert [path.name for path in folder.iterdir()] == ["manifest.json"]
+    assert json.loads((folder / "manifest.json").read_text()) == {}
+
+
+@pytest.mark.parametrize("call", ["replace", "link", "fsync"])
+@pytest.mark.parametrize("time", range(5))
+def test_killed_at_every_system_call(io, folder, call, time):
+    """Each save dies at its n-th renaming, linking or flush; the next one goes on from what is there."""
+    io.save_checkpoint(content(1), folder / "last.ckpt")
+
+    def die() -> None:
+        calls = iter(range(1000))
+        owner, original = (Path, Path.replace) if call == "replace" else (os, getattr(os, call))
+
+        def counted(*args: object) -> object:
+            if next(calls) == time:
+                os._exit(9)
+            return original(*args)
+
+        setattr(owner, call, counted)
+        io.save_checkpoint(content(2), folder / "last.ckpt")
+        os._exit(0)
+
+    for _ in range(2):
+        child = multiprocessing.get_context("fork").Process(target=die)
+        child.start()
+        child.join(60)
+        assert child.exitcode in (0, 9)
+        found = next(complete_checkpoints(folder))
+        assert found.step in (1, 2)
+        assert io.load_checkpoint(found.path, weights_only=True)["global_step"] == found.step
+    io.save_checkpoint(content(5), folder / "last.ckpt")
+    assert steps(folder)[0] == 5 and len(steps(folder)) == 2
+
+
+def _save_for_ever(folder: Path) -> None:
+    io = DurableCheckpointIO("emoji")
+    for step in range(1, 10**6):
+        io.save_checkpoint(content(step, size=200_000), folder / ("last.ckpt" if step % 3 else f"{step}.ckpt"))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_killed_while_writing(folder, seed):
+    """SIGKILL at a random moment: a complete checkpoint is there every time, at most one save old."""
+    DurableCheckpointIO("emoji").save_checkpoint(content(0), folder / "last.ckpt")
+    child = multiprocessing.get_context("fork").Process(target=_save_for_ever, args=(folder,))
+    child.start()
+    time.sleep(0.05 + 0.037 * seed)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    found = next(complete_checkpoints(folder))
+    assert torch.load(found.path, weights_only=True)["global_step"] == found.step
+    names = {path for path in folder.glob("*.ckpt") if not path.name.endswith(".previous.ckpt")}
+    assert not [path for path in names if is_damaged(path)]
