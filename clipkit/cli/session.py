@@ -32,8 +32,9 @@ from clipkit.callbacks import (
 from clipkit.checkpoints import complete_checkpoints
 from clipkit.cli.config import Experiment
 from clipkit.cli.explain import ConfigError
+from clipkit.data import TooManyUnusable
 from clipkit.evaluation.report import to_table
-from clipkit.tracking import LogPictures, TrackRun, install_redaction, run_of_checkpoint
+from clipkit.tracking import LogPictures, TooManySkipped, TrackRun, TrackSkipped, install_redaction, run_of_checkpoint
 from clipkit.tracking.redact import environment_secrets, redact, secrets_in
 from clipkit.types import ArgumentError
 
@@ -75,7 +76,7 @@ def quiet() -> None:
 def default_callbacks(experiment: Experiment) -> list[pl.Callback]:
     """What watches every run of the command line; one of the same class in the YAML takes its place."""
     watching: list[pl.Callback] = [TrainingProgress(), SamplePosition(), RandomState(), Health()]
-    watching.append(TrackRun(experiment.config))
+    watching += [TrackRun(experiment.config), TrackSkipped()]
     if experiment.config.get("data", {}).get("val") or experiment.config.get("data", {}).get("val_fraction"):
         watching += [ValidationRetrieval(), LogPictures()]
     return [*watching, Interrupt()]
@@ -127,8 +128,11 @@ def ended_well(args: Namespace, experiment: Experiment, codes: list[int]) -> Ite
         _say(f"{signal.Signals(stop.signum).name}: stopped after a whole step {how}. To go on:")
         _say(f"  {_again(args, stop.checkpoint)}")
         codes.append(128 + stop.signum)
-    except NonFiniteLoss as error:
+    except (NonFiniteLoss, TooManySkipped) as error:
         _say(f"stopped: {error}")
+        codes.append(1)
+    except TooManyUnusable as error:  # a worker's comes with its traceback before the message
+        _say(f"stopped: {str(error).strip().splitlines()[-1]}")
         codes.append(1)
     except ArgumentError as error:
         raise ConfigError(f"{error.argument}: {error.message}") from error

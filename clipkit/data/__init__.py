@@ -9,9 +9,11 @@ from clipkit.data.hashes import fingerprint
 from clipkit.data.images import fit_image, open_image, pixels, to_pixels
 from clipkit.data.module import CaptionDataModule
 from clipkit.data.order import EpochBatches, Place, SampleKey, distinct_order, epoch_order, sample_rng
+from clipkit.data.skips import REASONS, Skipped, TooManyUnusable, Unusable, pack_skips, unpack_skips
 from clipkit.data.source import load_rows
 
 __all__ = [
+    "REASONS",
     "CaptionChoice",
     "CaptionDataModule",
     "CaptionedImages",
@@ -26,7 +28,10 @@ __all__ = [
     "Sample",
     "SampleKey",
     "SampleTransform",
+    "Skipped",
     "Tint",
+    "TooManyUnusable",
+    "Unusable",
     "choose_captions",
     "distinct_order",
     "epoch_order",
@@ -34,7 +39,9 @@ __all__ = [
     "fit_image",
     "load_rows",
     "open_image",
+    "pack_skips",
     "pixels",
     "sample_rng",
     "to_pixels",
+    "unpack_skips",
 ]

@@ -54,19 +54,24 @@ def check_columns(rows: Dataset, concept: str, distinct_concepts: bool, extra: S
 
 
 def check_images(rows: Dataset, image: str, argument: str, sample: int = 8) -> None:
-    """Open an even sample of the images.
+    """Open an even sample of the images, to find a wrong column or folder; some bad ones among them are no matter.
 
     Raises:
-        ArgumentError: For ``argument``, naming the row, or where there is none.
+        ArgumentError: For ``argument``, where none of the sample can be opened, or there is no row.
     """
     if not len(rows):
         raise ArgumentError("train" if argument == "image" else argument, "there is no row")
     images = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-    for number in np.unique(np.linspace(0, len(rows) - 1, sample).astype(int)).tolist():
+    numbers = np.unique(np.linspace(0, len(rows) - 1, sample).astype(int)).tolist()
+    errors: list[Exception] = []
+    for number in numbers:
         try:
             open_image(images[number][image])
         except Exception as error:  # decoders raise anything
-            raise ArgumentError(argument, f"row {number} of column {image!r}: {error}") from error
+            errors.append(error)
+    if len(errors) == len(numbers):
+        tried = f"none of {len(numbers)} rows tried in column {image!r} can be opened"
+        raise ArgumentError(argument, f"{tried}; row {numbers[0]}: {errors[0]}") from errors[0]
 
 
 def _check_values(rows: Dataset, name: str, argument: str, kinds: Sequence[str]) -> None:

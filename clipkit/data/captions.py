@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from clipkit.data.skips import Unusable
 from clipkit.data.source import require_columns, stored
 from clipkit.types import ArgumentError
 
@@ -46,10 +47,10 @@ class CaptionChoice(NamedTuple):
         """One caption: a column by weight, a caption of it, a template; the first of each where there is no ``rng``.
 
         Raises:
-            ValueError: There is none to draw.
+            Unusable: There is none to draw.
         """
         if not captions:
-            raise ValueError("it has no caption")
+            raise Unusable("no_caption", "it has no caption")
         if rng is None:
             return self.templates[0].replace("{}", next(iter(captions.values()))[0])
         column, text, template = rng.random(3)
@@ -103,7 +104,7 @@ def has_caption(rows: Dataset, choice: CaptionChoice) -> NDArray[np.bool_]:
     for column in choice.columns:
         texts, language = stored(rows, column), choice.language_of.get(column)
         row = _row_of_each(texts)
-        there = pc.fill_null(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(_flat(texts))), 0), False)
+        there = pc.fill_null(pc.greater(_lengths(_flat(texts)), 0), False)
         if language is not None:
             spoken = pc.is_in(_flat(stored(rows, language)), pa.array(choice.languages))
             there = pc.and_(there, spoken)
@@ -177,6 +178,14 @@ def _is_list(column: pa.ChunkedArray) -> bool:
 
 def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.list_flatten(column) if _is_list(column) else column
+
+
+def _lengths(texts: Any) -> Any:
+    """Length of each text, blanks around it not counted; in bytes where some are not UTF-8, which reading will tell."""
+    try:
+        return pc.utf8_length(pc.utf8_trim_whitespace(texts))
+    except pa.ArrowInvalid:
+        return pc.binary_length(texts)
 
 
 def _row_of_each(column: pa.ChunkedArray) -> NDArray[np.int64]:

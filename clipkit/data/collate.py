@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from datasets import Dataset, Image
 from torch import Tensor
@@ -15,24 +16,32 @@ from clipkit.data.captions import CaptionChoice
 from clipkit.data.hashes import stable_id
 from clipkit.data.images import fit_image, open_image, to_pixels
 from clipkit.data.order import SampleKey, sample_rng
+from clipkit.data.skips import Skipped, TooManyUnusable, pack_skips, skipped
 from clipkit.tokens import Tokenizer
 from clipkit.types import ImageTextBatch, InputSpec
 
 __all__ = ["CaptionedImages", "Collate", "Sample"]
 
+ATTEMPTS = 20
+"""Rows tried for one place of a batch; where so many in a row fail, something else is wrong."""
+
 
 class Sample(NamedTuple):
-    """One captioned image, ready to be stacked: ``image`` (3, H, W) uint8."""
+    """One captioned image, ready to be stacked: ``image`` (3, H, W) uint8, and what was left out for it."""
 
     image: Tensor
     caption: str
     concept: int
     position: int
     extra: dict[str, Any]
+    skipped: tuple[Skipped, ...] = ()
 
 
 class CaptionedImages(TorchDataset[Sample]):
     """Samples by :class:`SampleKey`; the same key gives the same sample in any process.
+
+    In the place of a row that cannot be read comes another one, chosen by the key alone: batches stay whole, ranks stay
+    equal, and a resumed run sees the same.
 
     Args:
         rows: The data set.
@@ -72,9 +81,12 @@ class CaptionedImages(TorchDataset[Sample]):
         """A batch of samples, read in one go.
 
         Raises:
-            ValueError: For a row that cannot be read; it says which.
+            TooManyUnusable: Where ``ATTEMPTS`` rows in a row cannot be used.
         """
-        columns = self.rows[[key.row for key in keys]]
+        try:
+            columns = self.rows[[key.row for key in keys]]
+        except Exception:  # text that is not UTF-8, for one: row by row, to find which
+            return [self._sample(None, key) for key in keys]
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         return [self._sample(row, key) for row, key in zip(rows, keys, strict=True)]
 
@@ -82,23 +94,57 @@ class CaptionedImages(TorchDataset[Sample]):
         """One sample."""
         return self.__getitems__([key])[0]
 
-    def _sample(self, row: dict[str, Any], key: SampleKey) -> Sample:
-        rng = sample_rng(self.seed, key.epoch, key.position) if self.train else None
-        try:
-            image, caption = open_image(row[self.image]), self.choice.draw(self.choice.candidates(row), rng)
-        except Exception as error:  # decoders raise anything
-            path = (row[self.image] or {}).get("path")
-            where = f"row {key.row}" + (f" ({path})" if path else "")
-            raise ValueError(f"{where} of the {'training' if self.train else 'validation'} rows: {error}") from error
+    def _sample(self, row: dict[str, Any] | None, key: SampleKey) -> Sample:
+        left_out: list[Skipped] = []
+        number = key.row
+        while len(left_out) < ATTEMPTS:
+            rng = self._rng(key, len(left_out))
+            try:
+                row = self.rows[number] if row is None else row
+                image, caption = open_image(row[self.image]), self.choice.draw(self.choice.candidates(row), rng)
+            except Exception as error:  # decoders raise anything
+                left_out.append(self._skipped(row or {}, number, error))
+                row, number = None, self._instead(key, len(left_out))
+            else:
+                made = self._made(image, caption, row, number, key, rng)
+                return made._replace(skipped=tuple(left_out))
+        last = left_out[-1]
+        where = f"the last is {last.key} of {last.source}: {last.message}"
+        raise TooManyUnusable(f"{ATTEMPTS} rows in a row cannot be used; {where}")
+
+    def _made(
+        self,
+        image: Any,
+        caption: str,
+        row: dict[str, Any],
+        number: int,
+        key: SampleKey,
+        rng: np.random.Generator | None,
+    ) -> Sample:
         if rng is not None:
             for transform in self.transforms:
                 image, (caption, *_) = transform(image, [caption], rng)
-        pixels, concept = to_pixels(fit_image(image, self.spec, rng)), self._concept(row, key, caption)
+        pixels, concept = to_pixels(fit_image(image, self.spec, rng)), self._concept(row, number, caption)
         return Sample(pixels, caption, concept, key.position, {name: row[name] for name in self.extra})
 
-    def _concept(self, row: dict[str, Any], key: SampleKey, caption: str) -> int:
+    def _rng(self, key: SampleKey, attempt: int) -> np.random.Generator | None:
+        again = (attempt,) if attempt else ()
+        return sample_rng(self.seed, key.epoch, key.position, *again) if self.train else None
+
+    def _instead(self, key: SampleKey, attempt: int) -> int:
+        """Another row: drawn in training, in validation one of those that follow."""
+        if not self.train:
+            return (key.row + attempt) % len(self.rows)
+        return int(sample_rng(self.seed, key.epoch, key.position, attempt, 0).integers(len(self.rows)))
+
+    def _skipped(self, row: dict[str, Any], number: int, error: Exception) -> Skipped:
+        image = row.get(self.image) or {}
+        rows = f"the {'training' if self.train else 'validation'} rows"
+        return skipped(image.get("path") or rows, f"row {number}", error, image)
+
+    def _concept(self, row: dict[str, Any], number: int, caption: str) -> int:
         if self.concept == "row":
-            return key.row
+            return number
         return stable_id(caption if self.concept == "caption" else row[self.concept])
 
 
@@ -113,7 +159,10 @@ class Collate:
         self.tokenizer = Tokenizer(spec.tokenizer, spec.context_length, spec.pad)
 
     def __call__(self, samples: Sequence[Sample]) -> ImageTextBatch:
-        """B samples to a batch; ``extra["truncated"]`` (B,) says whose caption was cut."""
+        """B samples to a batch; ``extra["truncated"]`` (B,) says whose caption was cut.
+
+        ``extra["skipped"]`` (B, L) says what was left out for each; see ``unpack_skips``.
+        """
         tokens, mask, cut = self.tokenizer.encode([sample.caption for sample in samples])
         extra = {name: torch.as_tensor([sample.extra[name] for sample in samples]) for name in samples[0].extra}
         return ImageTextBatch(
@@ -122,5 +171,5 @@ class Collate:
             mask=mask,
             concept=torch.tensor([sample.concept for sample in samples], dtype=torch.int64),
             position=torch.tensor([sample.position for sample in samples], dtype=torch.int64),
-            extra={**extra, "truncated": cut},
+            extra={**extra, "truncated": cut, "skipped": pack_skips([sample.skipped for sample in samples])},
         )

@@ -12,6 +12,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from clipkit.data.skips import MOST_PIXELS, Unusable
 from clipkit.types import InputSpec
 
 __all__ = ["fit_image", "open_image", "pixels", "to_pixels"]
@@ -30,11 +31,14 @@ def open_image(value: Any) -> Image.Image:
 
     Raises:
         TypeError: For anything else.
-        ValueError: For pixels of no known range (float TIFF).
+        Unusable: A ValueError, where there is none, it has more than ``MOST_PIXELS`` by its header, or its pixels are
+            floats of no known range.
         OSError: Where it cannot be read or decoded.
     """
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
+    if value is None or (isinstance(value, str | bytes) and not value):
+        raise Unusable("no_image", "there is no image")
     if isinstance(value, bytes):
         value = _open(io.BytesIO(value))
     elif isinstance(value, str | Path):
@@ -43,6 +47,9 @@ def open_image(value: Any) -> Image.Image:
         value = _from_array(value)
     if not isinstance(value, Image.Image):
         raise TypeError(f"an image is a PIL image, a path, bytes or a uint8 array, not {type(value).__name__}")
+    if value.width * value.height > MOST_PIXELS:  # before anything is decoded
+        raise Unusable("too_large", f"{value.width} x {value.height} pixels are more than {MOST_PIXELS:,}")
+    value.load()  # here, where an image that cannot be decoded is known by its row
     if value.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         value = ImageOps.exif_transpose(value)
     return _rgb(value)
@@ -121,7 +128,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         wide = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
         image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))  # Pillow's own conversion clips at 255
     if image.mode == "F":
-        raise ValueError("pixels are floats of no known range; convert it to 8 bits a channel")
+        raise Unusable("unknown_range", "pixels are floats of no known range; convert it to 8 bits a channel")
     if image.has_transparency_data:
         image = image.convert("LA") if image.mode == "La" else image
         image = image.convert("RGBA")

@@ -9,13 +9,16 @@ from clipkit.tracking.runs import run_of_checkpoint
 from clipkit.tracking.ship import Replayed, replay
 from clipkit.tracking.spool import find_spools
 from clipkit.tracking.track_run import TrackRun
+from clipkit.tracking.track_skipped import TooManySkipped, TrackSkipped
 
 __all__ = [
     "LogPictures",
     "MLflowLogger",
     "RedactingFilter",
     "Replayed",
+    "TooManySkipped",
     "TrackRun",
+    "TrackSkipped",
     "find_spools",
     "install_redaction",
     "replay",

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
+from clipkit.data import CaptionDataModule
 from clipkit.data.arguments import check_images
 from clipkit.types import ArgumentError
 
@@ -73,20 +74,22 @@ def test_validation_does_not_fit(folder, tmp_path, columns, refused):
 
 def test_images_are_opened_when_it_is_made(tmp_path, columns, refused):
     made = columns(range(8))
+    made["image"][:7] = [{"bytes": b"broken", "path": None}] * 7
+    pq.write_table(pa.table(made), tmp_path / "rows.parquet")
+    CaptionDataModule(str(tmp_path / "rows.parquet"), batch_size=2)  # one good one is enough
     made["image"][7] = {"bytes": b"broken", "path": None}
     pq.write_table(pa.table(made), tmp_path / "rows.parquet")
-    refused("image", "row 7 of column 'image': cannot identify", tmp_path / "rows.parquet")
+    none = "none of 8 rows tried in column 'image' can be opened; row 0: cannot identify"
+    refused("image", none, tmp_path / "rows.parquet")
     refused(
         "val",
-        "row 7 of column 'image': cannot identify",
+        none,
         "emoji",
         val=str(tmp_path / "rows.parquet"),
         caption="captions",
     )
     (tmp_path / "rows.csv").write_text("image,text\nnone.png,a\n")
-    refused(
-        "image", f"row 0 of column 'image': .*No such file.*{tmp_path}/none.png", tmp_path / "rows.csv", batch_size=1
-    )
+    refused("image", f"can be opened; row 0: .*No such file.*{tmp_path}/none.png", tmp_path / "rows.csv", batch_size=1)
     with pytest.raises(ArgumentError, match="train: there is no row"):
         check_images(Dataset.from_dict({"image": []}), "image", "image")
 

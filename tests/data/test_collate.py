@@ -20,6 +20,7 @@ from clipkit.data import (
     RandomAffine,
     SampleKey,
     Tint,
+    TooManyUnusable,
     choose_captions,
 )
 from clipkit.data.hashes import stable_id
@@ -140,14 +141,14 @@ def test_concepts(rows):
     assert by_caption.concept == stable_id(by_caption.caption)
 
 
-def test_a_row_that_cannot_be_read_is_named(rows):
+def test_rows_of_which_none_can_be_read(rows):
     broken = Dataset.from_list(
         [{"image": {"bytes": b"no image", "path": "x.png"}, "captions": ["a"]}, {"image": None, "captions": ["a"]}],
         features=Features(image=Image(), captions=List(Value("string"))),
     )
-    with pytest.raises(ValueError, match=r"row 0 \(x.png\) of the training rows: cannot identify image"):
+    with pytest.raises(TooManyUnusable, match=r"^20 rows in a row cannot be used; the last is "):
         samples_of(broken)[SampleKey(0, 0, 0)]
-    with pytest.raises(ValueError, match="row 1 of the validation rows: an image is"):
+    with pytest.raises(TooManyUnusable, match=r"row 0 of x.png: it is in no image format"):
         samples_of(broken, train=False)[SampleKey(0, 0, 1)]
 
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
+from clipkit.data import Unusable
 from clipkit.data.images import fit_image, open_image, pixels, to_pixels
 from clipkit.types import InputSpec
 
@@ -154,7 +155,20 @@ def test_whatever_it_comes_as(tmp_path):
     assert image.mode == "RGB"
 
 
-@pytest.mark.parametrize("value", [None, 3, {"bytes": None}, np.zeros((2, 2, 3)), np.zeros((3, 4, 5), np.uint8), [1]])
+@pytest.mark.parametrize("value", [None, b"", "", {"bytes": None}, {"bytes": b""}])
+def test_nothing(value):
+    with pytest.raises(Unusable, match="there is no image"):
+        open_image(value)
+
+
+def test_more_pixels_than_may_be_decoded(monkeypatch):
+    monkeypatch.setattr("clipkit.data.images.MOST_PIXELS", 100)
+    assert open_image(encoded(Image.new("RGB", (10, 10)), "PNG")).size == (10, 10)
+    with pytest.raises(Unusable, match="11 x 10 pixels are more than 100"):
+        open_image(encoded(Image.new("RGB", (11, 10)), "PNG"))
+
+
+@pytest.mark.parametrize("value", [3, np.zeros((2, 2, 3)), np.zeros((3, 4, 5), np.uint8), [1]])
 def test_what_is_no_image(value):
     with pytest.raises(TypeError, match="image"):
         open_image(value)
@@ -162,7 +176,7 @@ def test_what_is_no_image(value):
 
 def test_what_cannot_be_read(tmp_path):
     data = encoded(Image.fromarray(noise(40, 40)), "PNG")
-    for broken in (b"", b"text", data[:200], tmp_path / "none.png"):
+    for broken in (b"text", data[:200], tmp_path / "none.png"):
         with pytest.raises(OSError, match=r"."):
             open_image(broken)
 
