@@ -107,8 +107,7 @@ def test_a_full_disk_leaves_the_one_before_and_the_run_goes_on(io, folder, caplo
         io.remove_checkpoint(folder / "best.ckpt")  # what Lightning does once it believes it has a better one
         os._exit(0)
 
-    child = multiprocessing.get_context("fork").Process(target=fill)
-    child.start()
+    child = forked(fill)
     child.join(60)
     assert child.exitcode == 0
     assert steps(folder) == [2, 1]
@@ -158,8 +157,7 @@ def test_killed_at_every_system_call(io, folder, call, time):
         os._exit(0)
 
     for _ in range(2):
-        child = multiprocessing.get_context("fork").Process(target=die)
-        child.start()
+        child = forked(die)
         child.join(60)
         assert child.exitcode in (0, 9)
         found = next(complete_checkpoints(folder))
@@ -167,6 +165,18 @@ def test_killed_at_every_system_call(io, folder, call, time):
         assert io.load_checkpoint(found.path, weights_only=True)["global_step"] == found.step
     io.save_checkpoint(content(5), folder / "last.ckpt")
     assert steps(folder)[0] == 5 and len(steps(folder)) == 2
+
+
+def forked(work, *arguments):
+    """A started child; on one thread, for those of the parent did not come along."""
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        work(*arguments)
+
+    child = multiprocessing.get_context("fork").Process(target=begin)
+    child.start()
+    return child
 
 
 def _save_for_ever(folder: Path) -> None:
@@ -179,8 +189,7 @@ def _save_for_ever(folder: Path) -> None:
 def test_killed_while_writing(folder, seed):
     """SIGKILL at a random moment: a complete checkpoint is there every time, at most one save old."""
     DurableCheckpointIO("emoji").save_checkpoint(content(0), folder / "last.ckpt")
-    child = multiprocessing.get_context("fork").Process(target=_save_for_ever, args=(folder,))
-    child.start()
+    child = forked(_save_for_ever, folder)
     time.sleep(0.05 + 0.037 * seed)
     os.kill(child.pid, signal.SIGKILL)
     child.join()

@@ -321,6 +321,7 @@ def fail():
 def test_how_it_ended(server, client, do, raised, status, callbacks):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     logger = quiet_logger(server.uri)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it switched off
     try:
         with pytest.raises(raised):
             fit(logger, Tiny(10, do), [make() for make in callbacks])

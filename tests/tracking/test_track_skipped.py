@@ -1,0 +1,123 @@
+"""What cannot be used is counted, kept and replaced; too much of it stops the run."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import lightning.pytorch as pl
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
+from torch import nn
+
+from clipkit.callbacks import SamplePosition
+from clipkit.data import CaptionDataModule
+from clipkit.tokens import read_tokenizer
+from clipkit.tracking import TooManySkipped, TrackSkipped
+from clipkit.types import ArgumentError, InputSpec
+
+SPEC = InputSpec((4, 4), (0.5,) * 3, (0.5,) * 3, "bilinear", read_tokenizer("emoji"), 8, "longest")
+ROWS, BAD = 60, (7, 30, 31, 59)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    images = []
+    for number in range(ROWS):
+        file = io.BytesIO()
+        Image.fromarray(np.full((6, 6, 3), number, dtype=np.uint8)).save(file, "PNG")
+        images.append({"bytes": b"broken" if number in BAD else file.getvalue(), "path": None})
+    path = tmp_path_factory.mktemp("rows") / "rows.parquet"
+    pq.write_table(pa.table({"image": images, "text": [f"thing {i}" for i in range(ROWS)]}), path)
+    return str(path)
+
+
+class Task(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Linear(48, 1)
+        self.model.inputs = SPEC
+
+    def training_step(self, batch, batch_idx):
+        return self.model(batch.image.float().flatten(1)).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-9)
+
+
+class Stop(pl.Callback):
+    """Saves after some steps, goes on for two more, and dies."""
+
+    def __init__(self, step, path):
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+        if trainer.global_step == self.step + 2:
+            raise KeyError("died")
+
+
+def run(source, track, *callbacks, resume=None, **options):
+    data = CaptionDataModule(source, batch_size=6, workers=0)
+    quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    settings = {"max_epochs": 2, "log_every_n_steps": 1, "logger": CSVLogger(".", "", "run"), **options}
+    trainer = pl.Trainer(accelerator="cpu", callbacks=[SamplePosition(), track, *callbacks], **quiet, **settings)
+    trainer.fit(Task(), datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
+    return trainer
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "run/quarantine.jsonl").read_text().splitlines()]
+
+
+def test_counted_kept_and_logged(source, own_folder):
+    track = TrackSkipped(most=1)
+    trainer = run(source, track)
+    found = lines(own_folder)
+    assert {one["key"] for one in found} == {f"row {row}" for row in BAD}
+    assert {(one["source"], one["reason"]) for one in found} == {("the training rows", "not_an_image")}
+    assert len(found[0]["sha256"]) == 64
+    figures = {name: float(value) for name, value in trainer.logged_metrics.items()}
+    assert figures["data/used"] == track.used == 2 * ROWS
+    assert figures["data/skipped_not_an_image"] == len(found) >= 2 * len(BAD)
+    assert figures["data/read"] == figures["data/used"] + len(found)
+
+
+def test_counts_go_on_with_the_run(source, own_folder, tmp_path):
+    whole = TrackSkipped(most=1)
+    run(source, whole)
+    kept = lines(own_folder)
+    (own_folder / "run/quarantine.jsonl").unlink()
+    with pytest.raises(KeyError):
+        run(source, TrackSkipped(most=1), Stop(7, tmp_path / "a.ckpt"))
+    assert len(lines(own_folder)) > 0
+    rest = TrackSkipped(most=1)
+    run(source, rest, resume=tmp_path / "a.ckpt")
+    assert (rest.used, rest.skipped) == (whole.used, whole.skipped)
+    assert lines(own_folder) == kept
+
+
+def test_too_many_stop_the_run_with_the_list(source, own_folder):
+    with pytest.raises(TooManySkipped) as caught:
+        run(source, TrackSkipped(most=0.03, after=50))
+    message = str(caught.value)
+    assert " samples cannot be used, more than 3.0% (not_an_image " in message
+    assert "run/quarantine.jsonl:\n  the training rows, row " in message
+    run(source, TrackSkipped(most=0.03, after=500))  # too early to tell
+    run(source, TrackSkipped(most=0.2, after=50))
+
+
+def test_no_logger_and_a_data_module_that_tells_nothing(source, own_folder):
+    run(source, TrackSkipped(most=1), logger=False, default_root_dir=".")
+    assert (own_folder / "quarantine.jsonl").is_file()
+
+
+def test_a_share_that_cannot_be():
+    with pytest.raises(ArgumentError, match="most: 2 is not in"):
+        TrackSkipped(most=2)
