@@ -67,7 +67,7 @@ class TrackSkipped(pl.Callback):
             return
         self.used += len(packed)
         self._keep(trainer, unpack_skips(packed))
-        if trainer.global_step % int(trainer.log_every_n_steps) == 0:
+        if trainer.global_step % int(trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]  # Lightning sets it elsewhere
             self._log(trainer, pl_module)
 
     def on_save_checkpoint(
