@@ -75,7 +75,9 @@ def quiet() -> None:
 
 def default_callbacks(experiment: Experiment) -> list[pl.Callback]:
     """What watches every run of the command line; one of the same class in the YAML takes its place."""
-    watching: list[pl.Callback] = [TrainingProgress(), SamplePosition(), RandomState(), Health()]
+    watching: list[pl.Callback] = [SamplePosition(), RandomState(), Health()]
+    if experiment.config["trainer"].get("enable_progress_bar") is not False:  # Lightning refuses a bar beside that
+        watching.append(TrainingProgress())
     watching += [TrackRun(experiment.config), TrackSkipped()]
     if experiment.config.get("data", {}).get("val") or experiment.config.get("data", {}).get("val_fraction"):
         watching += [ValidationRetrieval(), LogPictures()]

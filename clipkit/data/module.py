@@ -19,6 +19,7 @@ from clipkit.data.arguments import check_columns, check_images, check_numbers
 from clipkit.data.augment import SampleTransform
 from clipkit.data.captions import choose_captions, has_caption
 from clipkit.data.collate import CaptionedImages, Collate
+from clipkit.data.filters import Filter, filter_rows
 from clipkit.data.hashes import concept_ids, fingerprint, hold_out
 from clipkit.data.order import EpochBatches, Place, SampleKey
 from clipkit.data.source import image_column, load_rows, require_columns
@@ -50,6 +51,8 @@ class CaptionDataModule(pl.LightningDataModule):
             many values as it has in every row.
         languages: Languages to draw captions from; all where none is given.
         templates: Frames for captions, each with one ``{}``.
+        filters: What training rows must have: column, operator (``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``in``,
+            ``not in``) and value each, as ``[width, ">=", 200]``.
         concept: Rows with equal ids are positives of each other: ``row`` (none are), ``caption`` or a column.
         distinct_concepts: Whether no concept comes twice in a global batch.
         transforms: Sample transforms for training, before the random crop to the model's size.
@@ -76,6 +79,7 @@ class CaptionDataModule(pl.LightningDataModule):
         language_column: str | None = None,
         languages: Sequence[str] = (),
         templates: Sequence[str] = ("{}",),
+        filters: Sequence[Filter] = (),
         concept: str = "row",
         distinct_concepts: bool = False,
         transforms: Sequence[SampleTransform] = (),
@@ -88,7 +92,7 @@ class CaptionDataModule(pl.LightningDataModule):
         self.transforms, self.extra = tuple(transforms), tuple(extra)
         self.inputs: InputSpec | None = None
         self.place = Place()
-        rows = self.read(train, "train", image)
+        rows = filter_rows(self.read(train, "train", image), filters)
         self.image = image_column(rows, image)
         self.choice = choose_captions(rows, caption, language_column, languages, templates)
         check_columns(rows, concept, distinct_concepts, self.extra)

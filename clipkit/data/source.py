@@ -22,6 +22,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 from huggingface_hub.errors import OfflineModeIsEnabled
 
+from clipkit.data.patterns import is_pattern, matching_files
+from clipkit.data.sidecars import read_sidecars
 from clipkit.types import ArgumentError
 
 __all__ = ["IMAGE_COLUMNS", "guess_column", "image_column", "load_rows", "require_columns", "stored"]
@@ -38,8 +40,9 @@ def load_rows(source: str, split: str = "train", image: str | None = None) -> Da
 
     Args:
         source: ``emoji`` or ``emoji/SPLIT`` (the embedded set, ``emoji/all`` for all of it); a parquet, CSV, JSON lines
-            or Arrow file, or a glob of such; a folder of images with ``metadata.csv``, ``.jsonl`` or ``.parquet``; one
-            written by ``save_to_disk`` or in the hub's layout; or a hub id. ``:SPLIT`` after any but the first names
+            or Arrow file, or a pattern of such (``*``, ``{000..127}``, ``{a,b}``); a folder of images with
+            ``metadata.csv``, ``.jsonl`` or ``.parquet``, or with a ``.txt`` beside each image; one written by
+            ``save_to_disk`` or in the hub's layout; or a hub id. ``:SPLIT`` after any but the first names
             the split, as in ``my/folder:test``.
         split: The split to take where ``source`` names none and has several; a data set's only split is taken whatever
             its name.
@@ -57,7 +60,7 @@ def load_rows(source: str, split: str = "train", image: str | None = None) -> Da
     name, chosen = _name_and_split(source)
     path = Path(name).expanduser()
     with _quiet():
-        if path.is_file() or path.is_dir() or glob.has_magic(name):
+        if path.is_file() or path.is_dir() or is_pattern(name):
             return _read(path, chosen, split, image)
         if name.startswith((".", "/", "~")) or path.suffix in READERS or name.count("/") > 1:
             raise ArgumentError("train", f"there is nothing at {name!r}{_near_path(path)}")
@@ -134,7 +137,9 @@ def _read(path: Path, chosen: str | None, split: str, image: str | None) -> Data
         if path.is_dir():
             rows = _pick(_read_folder(path), str(path), chosen, split)
             return _with_images(rows, image, [path, *_data_folders(path)])
-        files = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))
+        files, missing = ([path], []) if path.is_file() else matching_files(str(path))
+        if files and missing:
+            raise ArgumentError("train", f"no file matches {missing[0]!r}, a part of {str(path)!r}")
         if files:
             return _read_files(files, image)
     except ArgumentError:
@@ -164,6 +169,8 @@ def _read_folder(path: Path) -> Dataset | DatasetDict:
     if any((path / name).is_file() for name in METADATA) and not (path / "README.md").is_file():
         # One metadata file for all: with the files named, an image called test.png does not make a split of its own.
         return datasets.load_dataset("imagefolder", data_files={"train": f"{glob.escape(str(path))}/**"})
+    if not (path / "README.md").is_file() and (rows := read_sidecars(path)) is not None:
+        return rows
     return datasets.load_dataset(str(path))
 
 

@@ -1,0 +1,59 @@
+"""Rows that are wanted, by what is in their columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from clipkit.data.source import require_columns, stored
+from clipkit.types import ArgumentError
+
+__all__ = ["Filter", "filter_rows"]
+
+Filter = tuple[str, str, Any]
+"""Column, operator and value: ``(width, ">=", 200)``, ``(licence, in, [cc0, cc-by])``."""
+
+OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "==": pc.equal,
+    "!=": pc.not_equal,
+    "<": pc.less,
+    "<=": pc.less_equal,
+    ">": pc.greater,
+    ">=": pc.greater_equal,
+    "in": lambda column, values: pc.is_in(column, pa.array(values)),
+    "not in": lambda column, values: pc.invert(pc.is_in(column, pa.array(values))),
+}
+
+
+def filter_rows(rows: Dataset, filters: Sequence[Filter]) -> Dataset:
+    """The rows that pass every filter; one with nothing in the column passes none but ``not in``.
+
+    Args:
+        rows: The data set; no image of it is decoded.
+        filters: Column, operator and value each.
+
+    Raises:
+        ArgumentError: For ``filters``: an unknown column or operator, a value that does not compare, or where no row is
+            left.
+    """
+    kept = np.ones(len(rows), dtype=bool)
+    for column, operator, value in filters:
+        require_columns(rows, [column], "filters")
+        if operator not in OPERATORS:
+            raise ArgumentError("filters", f"{operator!r} is not one of {', '.join(OPERATORS)}")
+        if operator.endswith("in") and not isinstance(value, list | tuple):
+            raise ArgumentError("filters", f"{column} {operator} {value!r}: give a list of values")
+        try:
+            passed = OPERATORS[operator](stored(rows, column), value)
+        except (pa.ArrowException, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ArgumentError("filters", f"{column} {operator} {value!r} does not compare: {reason}") from error
+        kept &= np.asarray(pc.fill_null(passed, False))
+        if not kept.any():
+            raise ArgumentError("filters", f"no row is left after {column} {operator} {value!r}")
+    return rows if kept.all() else rows.select(np.flatnonzero(kept))

@@ -1,0 +1,187 @@
+"""Runs of the real command that are killed at seeded random moments, against one that never was.
+
+The heavy imports are made once, here; each run is a forked child that calls ``main``.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipkit.cli.main import main
+
+pytestmark = pytest.mark.nightly
+
+EXPERIMENT = """
+seed_everything: 3
+model:
+  model:
+    class_path: clipkit.models.DualEncoder
+    vision: {class_path: clipkit.towers.TimmTower, name: test_vit, image_size: 32, timm_kwargs: {proj_drop_rate: 0.2}}
+    text: {class_path: clipkit.towers.BagOfWordsTower, width: 16}
+    head: {class_path: clipkit.heads.ContrastiveHead, embed_dim: 16}
+  objective: {class_path: clipkit.objectives.InfoNCE}
+  lr: 1e-3
+  warmup: 5
+data:
+  train: emoji/concepts
+  val: emoji/cells
+  caption: name
+  batch_size: 16
+  workers: 0
+  transforms: [{class_path: clipkit.data.RandomAffine}]
+trainer:
+  max_epochs: 3
+  limit_train_batches: 12
+  limit_val_batches: 2
+  accelerator: cpu
+  logger: false
+  default_root_dir: .
+  enable_progress_bar: false
+  callbacks:
+    - {class_path: recorder.Recorder}
+    - {class_path: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: kept, every_n_train_steps: 2, save_last: true}
+"""
+RECORDER = '''
+import json, os
+import lightning.pytorch as pl
+from pathlib import Path
+
+class Recorder(pl.Callback):
+    """Appends what each rank saw and lost, by batch, to a file that a kill leaves whole lines in."""
+
+    def _write(self, trainer, **line):
+        with open(f"record-{trainer.global_rank}.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\\n")
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        loss = float(outputs["loss"]).hex()
+        self._write(trainer, place=[trainer.current_epoch, batch_idx], positions=batch.position.tolist(), loss=loss)
+
+    def on_validation_batch_start(self, trainer, *_):
+        self._write(trainer, validating=trainer.global_step)
+'''
+
+
+def _fit(folder: Path, words: list[str]) -> None:
+    os.setsid()  # its loader's workers and its ranks end with it
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    sys.stdout = sys.stderr = Path("said.txt").open("a", buffering=1)  # noqa: SIM115  # closed by the end
+    os._exit(main(["fit", "-c", "experiment.yaml", "--resume", "auto", *words]))
+
+
+class Runs:
+    """Starts, watches and kills runs in one folder."""
+
+    def __init__(self, folder: Path, words: list[str]) -> None:
+        folder.mkdir()
+        (folder / "experiment.yaml").write_text(EXPERIMENT)
+        (folder / "recorder.py").write_text(RECORDER)
+        self.folder, self.words = folder, words
+
+    def start(self):
+        child = multiprocessing.get_context("fork").Process(target=_fit, args=(self.folder, self.words))
+        child.start()
+        return child
+
+    def finish(self) -> None:
+        child = self.start()
+        child.join(120)
+        assert child.exitcode == 0, (self.folder / "said.txt").read_text()[-3000:]
+
+    def lines(self, rank: int = 0) -> list[dict]:
+        file = self.folder / f"record-{rank}.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+    def kill_after(self, lines: int, validating: bool = False) -> None:
+        """SIGKILL the whole group once that many more lines are written, the last of the kind asked for."""
+        before = len(self.lines())
+        child, deadline = self.start(), time.monotonic() + 120
+        while time.monotonic() < deadline and child.is_alive():
+            found = self.lines()[before:]
+            if len(found) >= lines and ("validating" in found[-1] or not validating):
+                break
+            time.sleep(0.002)
+        assert child.is_alive(), (self.folder / "said.txt").read_text()[-3000:]
+        os.killpg(child.pid, signal.SIGKILL)
+        child.join()
+
+    def seen(self, rank: int = 0) -> dict[tuple[int, int], set[str]]:
+        """Epoch and batch to all that was ever recorded of it."""
+        found: dict[tuple[int, int], set[str]] = {}
+        for line in self.lines(rank):
+            if "place" in line:
+                found.setdefault(tuple(line["place"]), set()).add(f"{line['positions']} {line['loss']}")
+        return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What a run that nobody kills records, by its words."""
+    made: dict[tuple[str, ...], Runs] = {}
+
+    def run(words: list[str]) -> Runs:
+        if tuple(words) not in made:
+            runs = Runs(tmp_path_factory.mktemp("whole") / "run", words)
+            runs.finish()
+            made[tuple(words)] = runs
+        return made[tuple(words)]
+
+    return run
+
+
+CASES = {
+    "workers 0": ["--data.workers=0"],
+    "workers 2": ["--data.workers=2"],
+    "accumulating": ["--data.workers=0", "--trainer.accumulate_grad_batches=3"],
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("seed", range(20))
+def test_killed_at_random_steps(case, seed, undisturbed, tmp_path):
+    """Three kills, the last two in one epoch: each batch, whenever it was trained on, is bit for bit the same."""
+    whole = undisturbed(CASES[case])
+    runs, rng = Runs(tmp_path / "run", CASES[case]), random.Random(seed)
+    for lines in (rng.randint(13, 20), rng.randint(3, 5), rng.randint(3, 5)):
+        runs.kill_after(lines)
+    runs.finish()
+    assert runs.seen() == whole.seen()
+    assert len(whole.seen()) == 36
+    assert "going on from" in (runs.folder / "said.txt").read_text()
+
+
+def test_killed_during_validation(undisturbed, tmp_path):
+    words = CASES["workers 0"]
+    runs = Runs(tmp_path / "run", words)
+    runs.kill_after(20, validating=True)
+    runs.finish()
+    assert runs.seen() == undisturbed(words).seen()
+
+
+@pytest.mark.xfail(
+    strict=False,
+    reason="an open gap: resumed a second time within an epoch, two ranks go on with the right samples, but Lightning "
+    "counts the batches of the epoch from 0 again, so that the run takes more steps",
+)
+def test_two_ranks(undisturbed, tmp_path):
+    words = ["--data.workers=0", "--trainer.devices=2", "--trainer.strategy=ddp_fork"]
+    whole = undisturbed(words)
+    runs = Runs(tmp_path / "run", words)
+    for lines in (15, 4):
+        runs.kill_after(lines)
+    runs.finish()
+    for rank in (0, 1):
+        assert runs.seen(rank) == whole.seen(rank)
+        assert len(whole.seen(rank)) == 36
+    assert whole.seen(0) != whole.seen(1)
