@@ -135,7 +135,7 @@ def _objective(task: pl.LightningModule, outputs: Any, batch: ImageTextBatch, ba
     def step() -> None:
         large = type(outputs)(*(_grown(value, index) for value in outputs))
         ids = torch.arange(rows, device=index.device)
-        task.objective(large, batch._replace(concept=ids, position=ids)).loss.backward()  # type: ignore[operator]
+        task.objective(large, batch._replace(concept=ids, position=ids)).loss.backward()  # type: ignore[operator]  # a task's part
 
     return int(peak_memory(step) * (batch_size / rows) ** 2)
 

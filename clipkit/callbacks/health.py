@@ -89,7 +89,7 @@ class Health(pl.Callback):
         self._recent.append((trainer.global_step, self._window, bad))
         self._window = []
         # A fused optimiser leaves weights and state alone where found_inf is 1, with no wait for the device.
-        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # read by fused optimisers
         if self._is_log_step(trainer):
             self._watch_gradients(pl_module, norms)
         if self._is_log_step(trainer) or pl_module.device.type == "cpu":

@@ -124,7 +124,7 @@ class Assembly(LightningCLI):
         if seed is not False:
             seed_everything(seed, workers=True, verbose=False)
         self.parser.add_instantiator(self._make, object)
-        self.config_init = Namespace()  # type: ignore[no-untyped-call]
+        self.config_init = Namespace()  # type: ignore[no-untyped-call]  # it has no types
         self.datamodule = self._section("data")
         given = self._section("trainer")
         with self._explained(("trainer",)):
@@ -134,7 +134,7 @@ class Assembly(LightningCLI):
 
     def _section(self, name: str) -> Any:
         with self._explained((name,)):
-            part = Namespace({name: self.config[name]})  # type: ignore[no-untyped-call]
+            part = Namespace({name: self.config[name]})  # type: ignore[no-untyped-call]  # it has no types
             part = self.parser.instantiate(part)
         if self.failure is not None:  # a union swallowed it
             raise self.failure

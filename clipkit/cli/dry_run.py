@@ -30,7 +30,7 @@ def dry_run(parts: Assembled) -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # PyTorch's profiler talks to stderr
     task, data, trainer = parts
     data.inputs = task.model.inputs  # type: ignore[attr-defined, union-attr]  # a task's model, a caption data module
-    data.workers = 0  # type: ignore[attr-defined]
+    data.workers = 0  # type: ignore[attr-defined]  # any data module
     loader = data.train_dataloader()
     batch = next(iter(loader))
     device = trainer.strategy.root_device
@@ -49,7 +49,7 @@ def _parameters(model: nn.Module | Tensor) -> Table:
     for column in ("all", "trained"):
         table.add_column(column, justify="right")
     total = trained = 0
-    for name, child in model.named_children():  # type: ignore[union-attr]
+    for name, child in model.named_children():  # type: ignore[union-attr]  # a task's model
         count, open_ones = _count(child), _count(child, trained=True)
         total, trained = total + count, trained + open_ones
         table.add_row(name, type(child).__name__, f"{count:,}", f"{open_ones:,}", end_section=False)
@@ -65,7 +65,7 @@ def _figures(task: pl.LightningModule, trainer: pl.Trainer, batch: ImageTextBatc
     table.add_row("images", f"{tuple(batch.image.shape)} {batch.image.dtype}".replace("torch.", ""))
     table.add_row("tokens", f"{tuple(batch.tokens.shape)} {batch.tokens.dtype}".replace("torch.", ""))
     with torch.inference_mode():
-        outputs = task.model.eval()(batch.first(2))  # type: ignore[union-attr]
+        outputs = task.model.eval()(batch.first(2))  # type: ignore[union-attr]  # a task's model
     for name, value in zip(outputs._fields, outputs, strict=True):
         if isinstance(value, Tensor) and value.ndim == 2:
             table.add_row(f"{name} embeddings", f"({rows}, {value.shape[1]})")
@@ -106,7 +106,7 @@ def _tiny_step(task: pl.LightningModule, batch: ImageTextBatch) -> tuple[float, 
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     losses = []
     for _ in range(2):
-        loss = task.objective(task.model(batch), batch).loss  # type: ignore[operator]
+        loss = task.objective(task.model(batch), batch).loss  # type: ignore[operator]  # a task's part
         losses.append(float(loss.detach()))
         optimizer.zero_grad()
         loss.backward()

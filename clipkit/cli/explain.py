@@ -130,6 +130,6 @@ def _plural(arguments: tuple[Any, ...]) -> str:
     """Return what the items of a list are: ``numbers``, ``Callback``."""
     plurals = {str: "texts", int: "whole numbers", float: "numbers"}
     kinds = [part for argument in arguments if argument is not Ellipsis for part in _parts(argument)]
-    named = [plurals.get(kind, _part_in_words(kind).removeprefix("a ")) for kind in kinds]  # type: ignore[call-overload]
+    named = [plurals.get(kind, _part_in_words(kind).removeprefix("a ")) for kind in kinds]  # type: ignore[call-overload]  # a name may be None
     count = f"{len(kinds)} " if len(arguments) > 1 and Ellipsis not in arguments and len(set(named)) == 1 else ""
     return count + " or ".join(dict.fromkeys(named))

@@ -194,7 +194,7 @@ class CaptionDataModule(pl.LightningDataModule):
         return EpochBatches(rows, size, self.seed, rank, world_size, concepts, self._start, accumulated)
 
     def _start(self) -> Place:
-        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
+        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]  # Lightning sets it
             return Place(1)  # the same few batches in each epoch
         return self.place
 

@@ -88,7 +88,7 @@ class DualEncoder(Component):
             raise ValueError("give at least one class, and each class at least one prompt")
         flat = [prompt for prompts in classes for prompt in prompts]
         parts = [self.encode_text(flat[i : i + 512]) for i in range(0, len(flat), 512)]
-        groups: tuple[Tensor, ...] = torch.cat(parts).split(sizes)  # type: ignore[no-untyped-call]
+        groups: tuple[Tensor, ...] = torch.cat(parts).split(sizes)  # type: ignore[no-untyped-call]  # it has no types
         return to_unit(torch.stack([group.mean(0) for group in groups]), dim=-1)
 
     def class_scores(self, images: Tensor | Sequence[Any] | Any, prepared: Tensor) -> Tensor:

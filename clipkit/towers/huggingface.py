@@ -152,7 +152,7 @@ class HuggingFaceTower(TextTower):
 def _made(settings: PreTrainedConfig) -> Any:
     try:
         # Weights of fp32 whatever the configuration says: precision is the trainer's.
-        made: Any = AutoModel.from_config(settings, dtype=torch.float32, trust_remote_code=False)  # type: ignore[no-untyped-call]
+        made: Any = AutoModel.from_config(settings, dtype=torch.float32, trust_remote_code=False)  # type: ignore[no-untyped-call]  # it has no types
     except (ValueError, TypeError, AssertionError, RuntimeError) as error:
         message = f"transformers cannot make a {settings.model_type!r} of it: {_first_line(error)}"
         raise ArgumentError("config", message) from error

@@ -64,7 +64,7 @@ class TimmTower(VisionTower):
         # Faster convolutions on a CPU, and on a GPU in half precision.
         self.layout = torch.channels_last if _bears_channels_last(self.backbone) else torch.contiguous_format
         self.backbone.to(memory_format=self.layout)
-        settings: dict[str, Any] = resolve_model_data_config(self.backbone)  # type: ignore[no-untyped-call]
+        settings: dict[str, Any] = resolve_model_data_config(self.backbone)  # type: ignore[no-untyped-call]  # it has no types
         self.image_size = (height, width) if image_size else tuple(settings["input_size"][-2:])
         self.mean, self.std = tuple(settings["mean"]), tuple(settings["std"])
         self.interpolation = settings["interpolation"]

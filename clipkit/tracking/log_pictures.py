@@ -78,7 +78,7 @@ class LogPictures(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take the data module's rows where none were named."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
         if self._table is None and stage == "fit" and data is not None:
             rows = getattr(data, "val_rows", None)
             rows = rows if rows is not None else getattr(data, "train_rows", None)
@@ -88,7 +88,7 @@ class LogPictures(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Note loss and scale as often as the loggers are told."""
-        if trainer.global_step % max(trainer.log_every_n_steps, 1) == 0:  # type: ignore[attr-defined]
+        if trainer.global_step % max(trainer.log_every_n_steps, 1) == 0:  # type: ignore[attr-defined]  # Lightning sets it
             self._note(trainer, "train/loss", "train/logit_scale")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -99,12 +99,12 @@ class LogPictures(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw at the chosen interval."""
         epoch = trainer.current_epoch + 1
-        if self.every_n_epochs is not None and epoch % self.every_n_epochs == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.every_n_epochs is not None and epoch % self.every_n_epochs == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it
             self._draw(trainer, pl_module, f"pictures/epoch_{epoch}")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the final model, while it is still on its device."""
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it
             self._draw(trainer, pl_module, "pictures")
 
     def state_dict(self) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def install_redaction(known: Iterable[str] = ()) -> None:
         _FILTER.filter(record)
         return record
 
-    make_redacted.redacts = True  # type: ignore[attr-defined]
+    make_redacted.redacts = True  # type: ignore[attr-defined]  # a mark of our own
     logging.setLogRecordFactory(make_redacted)
 
 

@@ -24,7 +24,7 @@ def system_metrics() -> dict[str, float]:
     CPU use is that since the last call in this process, 0 at the first. Needs psutil; GPUs need nvidia-ml-py, or a CUDA
     context of this process.
     """
-    import psutil  # type: ignore[import-untyped,unused-ignore]
+    import psutil  # type: ignore[import-untyped,unused-ignore]  # no stubs
 
     memory, disk, network = psutil.virtual_memory(), psutil.disk_usage(os.sep), psutil.net_io_counters()
     values = {
@@ -102,7 +102,7 @@ def _gpus() -> dict[str, float]:
 
 
 def _from_nvml() -> dict[str, float]:
-    import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
 
     values: dict[str, float] = {}
     try:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import lightning.pytorch as pl
-import yaml  # type: ignore[import-untyped,unused-ignore]
+import yaml  # type: ignore[import-untyped,unused-ignore]  # no stubs
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from clipkit.tracking.provenance import provenance
@@ -52,24 +52,24 @@ class TrackRun(Callback):
         if not isinstance(pl_module.on_save_checkpoint, _RedactedHook):
             # A callback's own hook comes before the module's, and not at all where only weights are saved.
             hook = _RedactedHook(pl_module.on_save_checkpoint)
-            pl_module.on_save_checkpoint = hook  # type: ignore[method-assign]
-        for owner in (pl_module, trainer.datamodule):  # type: ignore[attr-defined]
+            pl_module.on_save_checkpoint = hook  # type: ignore[method-assign]  # for this run alone
+        for owner in (pl_module, trainer.datamodule):  # type: ignore[attr-defined]  # Lightning sets it
             # Lightning's copy of the hyperparameters, which it makes for loggers and uses for nothing else
             copy: dict[str, Any] = getattr(owner, "_hparams_initial", None) or {}
             copy.update({key: redact({key: value}, known_secrets())[key] for key, value in copy.items()})
-        if stage != "fit" or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if stage != "fit" or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it
             return
         clean = redact(config, known_secrets())
         for logger in trainer.loggers:
             logger.log_hyperparams(clean)
         text = yaml.safe_dump(clean, sort_keys=False, allow_unicode=True, width=120)
         store(trainer, "config.yaml", redact(self.config, known_secrets()) if isinstance(self.config, str) else text)
-        data = getattr(trainer.datamodule, "fingerprint", None)  # type: ignore[attr-defined]
+        data = getattr(trainer.datamodule, "fingerprint", None)  # type: ignore[attr-defined]  # Lightning sets it
         self._tag(trainer, provenance(None if data is None else str(data), str(trainer.strategy.root_device)))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record the best checkpoint: its path, the metric that decided, and the file."""
-        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it
             self._record_best(trainer, self.upload_checkpoint)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -78,7 +78,7 @@ class TrackRun(Callback):
         for logger in trainer.loggers:
             if stopped and hasattr(logger, "mark_killed"):
                 logger.mark_killed()
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it
             return
         self._record_best(trainer, upload=False)
         if not stopped:
@@ -128,7 +128,7 @@ def _deciding_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint | None:
 
 
 def _hyperparameters(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-    data = trainer.datamodule  # type: ignore[attr-defined]
+    data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
     return {"model": dict(pl_module.hparams)} | ({"data": dict(data.hparams)} if data is not None else {})
 
 

@@ -85,7 +85,7 @@ def fit() -> Fit:
             **(trainer or {}),
         }
         made = pl.Trainer(callbacks=callbacks, **options)
-        loader: Any = DataLoader(batches or make_batches(model), batch_size=None)  # type: ignore[arg-type]
+        loader: Any = DataLoader(batches or make_batches(model), batch_size=None)  # type: ignore[arg-type]  # batches as they are
         made.fit(module, loader)
         return made, module
 
