@@ -73,7 +73,7 @@ def expand(spec: str, retry: Retry = USUAL) -> list[str]:
     return sorted(found)
 
 
-def open_forwards(path: str, retry: Retry = USUAL) -> BinaryIO:
+def open_forwards(path: str, retry: Retry = USUAL, begin: int = 0) -> BinaryIO:
     """A file to be read from its beginning to its end.
 
     Nothing remote is opened before the first read, and then in the process that reads, so a reader may be made before
@@ -83,6 +83,7 @@ def open_forwards(path: str, retry: Retry = USUAL) -> BinaryIO:
         path: Of a local file, or a URL without wildcards.
         retry: How long to try. Where a connection breaks off, stalls or ends too early, the file is opened again at the
             place reached; one on a server that knows no ranges is read again from the beginning up to there.
+        begin: The byte to begin at.
 
     Returns:
         A binary file with ``read``; nothing can be written and nothing sought. Its ``read`` raises ``Unusable`` for
@@ -95,9 +96,11 @@ def open_forwards(path: str, retry: Retry = USUAL) -> BinaryIO:
         ArgumentError: For ``train``, as in :func:`is_remote`, and where a package is missing.
     """
     if not is_remote(path):
-        return Path(path).expanduser().open("rb")
+        file = Path(path).expanduser().open("rb")
+        file.seek(begin)
+        return file
     kind = _Stream if issubclass(kind_of(path), HTTPFileSystem) else _Ranges
-    return cast(BinaryIO, io.BufferedReader(_Persistent(lambda: kind(path, retry.timeout), path, retry), BLOCK))
+    return cast(BinaryIO, io.BufferedReader(_Persistent(lambda: kind(path, retry.timeout), path, retry, begin), BLOCK))
 
 
 class _Source(Protocol):
@@ -111,8 +114,8 @@ class _Source(Protocol):
 class _Persistent(io.RawIOBase):
     """A source that is asked again where it fails."""
 
-    def __init__(self, make: Callable[[], _Source], url: str, retry: Retry) -> None:
-        self.make, self.url, self.retry, self.place = make, url, retry, 0
+    def __init__(self, make: Callable[[], _Source], url: str, retry: Retry, begin: int) -> None:
+        self.make, self.url, self.retry, self.place = make, url, retry, begin
         # By process: what a parent opened is dead in its fork, and to close it there would harm the parent.
         self.sources: dict[int, _Source] = {}
 

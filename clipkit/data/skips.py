@@ -24,7 +24,7 @@ REASONS = (
     "unknown_range",  # pixels that are floats of no known range
     "no_caption",
     "bad_text",  # not UTF-8, or not text
-    "missing_member",  # a sample of a shard without an image or without a caption
+    "missing_member",  # a sample of a shard without an image
     "duplicate_member",
     "duplicate_key",
     "unsafe_name",  # a member whose name leads out of its shard

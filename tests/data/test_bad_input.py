@@ -182,7 +182,7 @@ def test_all_are_counted_and_the_rest_is_trained_on(corpus, spec, workers):
     _, reasons = corpus
     assert len(IMAGES) + len(LEGAL) + len(CAPTIONS) + 5 >= 40
     data, batches = epoch(corpus, spec, workers, batch_size=5)
-    seen = {key.row for keys in data._batches for key in keys}
+    seen = {key.row for keys in data.training.batches for key in keys}
     skips = [one for batch in batches for one in unpack_skips(batch.extra["skipped"])]
     found = {int(one.key.removeprefix("row ")): one.reason for one in skips}
     expected = {row: reason for row, reason in reasons.items() if reason and row in seen}

@@ -16,7 +16,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
-from clipkit.data.source import guess_column, image_column, load_rows, require_columns
+from clipkit.data.columns import guess_column, image_column, require_columns
+from clipkit.data.source import load_rows
 from clipkit.types import ArgumentError
 
 NAMES = ["a.png", "test.png", "val_1.png", "deep/c.png"]  # two of which look like splits to the hub's rules
