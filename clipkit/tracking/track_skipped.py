@@ -8,10 +8,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from clipkit.data import REASONS, Skipped, unpack_skips
+from clipkit.distributed import gather_objects
 from clipkit.tracking.run_folder import run_folder
 from clipkit.types import ArgumentError
 
@@ -74,10 +74,7 @@ class TrackSkipped(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the counts of every rank; Lightning calls this on each."""
-        counts: list[Any] = [{"used": self.used, "skipped": dict(self.skipped)}] * trainer.world_size
-        if trainer.world_size > 1:
-            dist.all_gather_object(counts, counts[0])
-        checkpoint[KEY] = counts
+        checkpoint[KEY] = gather_objects({"used": self.used, "skipped": dict(self.skipped)})
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
