@@ -19,7 +19,7 @@ import torch
 
 from clipkit.cli.main import main
 
-pytestmark = pytest.mark.nightly
+pytestmark = pytest.mark.nightly  # a case takes some 20 s: a run is killed and begun again three times
 
 EXPERIMENT = """
 seed_everything: 3
