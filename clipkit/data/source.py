@@ -57,6 +57,8 @@ def load_rows(source: str, split: str = "train", image: str | None = None) -> Da
     """
     if source == "emoji" or source.startswith("emoji/"):
         return _emoji(source.partition("/")[2] or "train")
+    if "://" in source:
+        raise ArgumentError("train", f"{source!r} is an address; name a file, a folder or a hub id")
     name, chosen = _name_and_split(source)
     path = Path(name).expanduser()
     with _quiet():
