@@ -23,7 +23,7 @@ from datasets import Image
 from clipkit.cli.main import main
 from clipkit.data import load_rows
 
-pytestmark = pytest.mark.nightly
+pytestmark = pytest.mark.nightly  # a case takes some 20 s: a run is killed and begun again three times
 
 EXPERIMENT = """
 seed_everything: 3

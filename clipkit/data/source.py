@@ -58,6 +58,8 @@ def load_rows(source: str, split: str = "train", image: str | None = None) -> Da
     """
     if source == "emoji" or source.startswith("emoji/"):
         return _emoji(source.partition("/")[2] or "train")
+    if "://" in source:
+        raise ArgumentError("train", f"{source!r} is an address: what lies there is streamed, not read by index")
     name, chosen = name_and_split(source)
     path = Path(name).expanduser()
     with quiet():

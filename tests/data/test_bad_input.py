@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from clipkit.data import CaptionDataModule, unpack_skips
+from clipkit.data.skips import reason_of
 
 GOOD = 64
 
@@ -217,9 +218,7 @@ def test_bombs_are_known_by_their_header(corpus, spec):
     assert high_water() - before < 200_000  # kB; 11,000 x 11,000 pixels in three channels would be 363,000
 
 
-def test_a_file_that_may_not_be_read(monkeypatch, spec, tmp_path):
+def test_a_file_that_may_not_be_read():
     """Permissions stop nobody who is root, so the refusal is made up."""
-    from clipkit.data.skips import reason_of
-
     assert reason_of(PermissionError(13, "Permission denied")) == "unreadable_file"
     assert reason_of(OSError(5, "Input/output error")) == "undecodable"
