@@ -427,7 +427,8 @@ def test_s3(emulated, monkeypatch):
         with open_forwards(url, RETRY) as file:
             assert [one.key for one in read_shard(file, url)] == [f"{i:03}" for i in range(40)]
     assert "no file matches 's3://pictures/deep/none-*.tar'" in refused("s3://pictures/deep/{train,none}-*.tar")
-    assert "cannot be listed: s3://nowhere/x-*.tar: " in refused("s3://nowhere/x-*.tar")
+    told = refused("s3://nowhere/x-*.tar")  # later versions alone tell a missing bucket
+    assert "s3://nowhere/x-*.tar" in told and re.search("cannot be listed|no file matches", told)
     assert re.match(r"s3://pictures/none.tar: FileNotFoundError", given_up("s3://pictures/none.tar"))
     assert re.match(r"s3://nowhere/a.tar: FileNotFoundError.*bucket", given_up("s3://nowhere/a.tar"))
 
@@ -523,12 +524,12 @@ def test_what_is_remote():
 @pytest.mark.parametrize("behaviour", ["missing", "broken", "never"])
 def test_nothing_secret_is_told(place, behaviour, caplog):
     url, _ = place(behaviour)
-    signed = f"{url.replace('//', '//me:p%40ss@')}?X-Amz-Signature=abc#def"
+    signed = f"{url.replace('//', '//me:p%40ss@')}?X-Amz-Signature=sign-it#part-x"
     with caplog.at_level(logging.DEBUG):
         message = given_up(signed, SHORT)
     assert message.startswith(f"{url}: ") and public_name(signed) == url
     ours = [one.getMessage() for one in caplog.records if one.name.startswith("clipkit")]
-    assert not any(secret in line for secret in ("p%40ss", "p@ss", "abc", "def") for line in [message, *ours])
+    assert not any(secret in line for secret in ("p%40ss", "p@ss", "sign-it", "part-x") for line in [message, *ours])
 
 
 def test_public_names():
