@@ -1,9 +1,11 @@
-"""How other machines are reached through ``fsspec``: a client for each file, and patience where it may help."""
+"""How other machines are reached through ``fsspec``: a client for each process, and patience where it may help."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import os
 import re
 import time
 from collections.abc import Callable
@@ -78,16 +80,22 @@ def kind_of(url: str) -> type[Any]:
 
 
 def file_system(url: str, timeout: float) -> Any:
-    """A file system of one's own.
-
-    Not the one that ``fsspec`` keeps for all: a forked process would close, and so break, its parent's idle
-    connections.
+    """The file system of a URL, as of this process.
 
     Args:
         url: Which one, and options where its kind takes them from there.
         timeout: Seconds without an answer or a byte that are a failure.
     """
-    kind = kind_of(url)
+    return _client(os.getpid(), scheme_of(url), timeout, tuple(kind_of(url)._get_kwargs_from_urls(url).items()))
+
+
+@functools.cache
+def _client(process: int, scheme: str, timeout: float, told: tuple[tuple[str, Any], ...]) -> Any:
+    """One client a process. That of its parent stays here untouched.
+
+    ``fsspec`` would drop it in a forked process, which waits a second there and closes connections that the parent
+    still uses.
+    """
     pauses = aiohttp.ClientTimeout(total=None, connect=timeout, sock_connect=timeout, sock_read=timeout)
     attempts = {"total_max_attempts": 1}  # those of the libraries below would multiply with ours
     options: dict[str, dict[str, Any]] = {
@@ -95,10 +103,9 @@ def file_system(url: str, timeout: float) -> Any:
         "s3": {"config_kwargs": {"connect_timeout": timeout, "read_timeout": timeout, "retries": attempts}},
         "gs": {"requests_timeout": timeout},
     }
-    scheme = scheme_of(url)
-    scheme = {"https": "http"}.get(scheme, EXTRAS.get(scheme, scheme))
-    files = kind(skip_instance_cache=True, **{**kind._get_kwargs_from_urls(url), **options.get(scheme, {})})
-    if scheme == "s3":
+    name = {"https": "http"}.get(scheme, EXTRAS.get(scheme, scheme))
+    files = fsspec.get_filesystem_class(scheme)(skip_instance_cache=True, **{**dict(told), **options.get(name, {})})
+    if name == "s3":
         files.retries = 1
     return files
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import os
 import re
@@ -157,13 +156,13 @@ class _Stream:
         self.first: tuple[str | None, int | None] | None = None
 
     def read(self, place: int, most: int) -> bytes:
-        self.files = self.files or file_system(self.url, self.timeout)
+        self.files = file_system(self.url, self.timeout)
         return cast(bytes, sync(self.files.loop, self._read, place, most))
 
     def close(self) -> None:
-        if self.files is not None:
-            asyncio.run_coroutine_threadsafe(_close(self.files), self.files.loop)
-        self.files = self.response = None
+        if self.response is not None:
+            self.files.loop.call_soon_threadsafe(self.response.close)
+        self.response = None
 
     async def _read(self, place: int, most: int) -> bytes:
         if self.response is None:
@@ -222,6 +221,7 @@ class _Ranges:
     def _open(self) -> None:
         files = file_system(self.url, self.timeout)
         path = files._strip_protocol(self.url)
+        files.invalidate_cache()  # of listings, which would hide a change
         info = files.info(path)
         state = [info.get(name) for name in STATE]
         self.first = self.first or state
@@ -253,10 +253,6 @@ async def _pass_over(response: aiohttp.ClientResponse, size: int) -> None:
         if not data:
             raise EOFError("it ends before the place reached")
         size -= len(data)
-
-
-async def _close(files: Any) -> None:
-    await (await files.set_session()).close()
 
 
 def _listed(pattern: str, retry: Retry) -> list[str]:

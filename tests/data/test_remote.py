@@ -22,6 +22,7 @@ import torch
 from moto.server import ThreadedMotoServer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from clipkit.data import connections
 from clipkit.data.remote import Retry, expand, is_remote, open_forwards, public_name
 from clipkit.data.shards import ShardSample, read_shard
 from clipkit.data.skips import REASONS, Unusable
@@ -195,6 +196,7 @@ def surroundings(monkeypatch):
     keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
     for name, value in {**keys, "no_proxy": "127.0.0.1", "AWS_EC2_METADATA_DISABLED": "true"}.items():
         monkeypatch.setenv(name, value)
+    connections._client.cache_clear()  # clients know their server from the surroundings
 
 
 @pytest.fixture(params=["http", "s3"])
@@ -384,11 +386,13 @@ class Digests(IterableDataset):
                 )
 
 
-def test_in_forked_workers_after_the_parent_has_read(place):
+def test_in_forked_workers_after_the_parent_has_read(place, monkeypatch):
     urls = [place(behaviour)[0] for behaviour in ("fine", "cutonce", "busy", "reset")]
     for url in urls:
         assert read(place(url.split("/")[-2])[0]) == DATA  # fsspec's thread runs in the parent
-    opened = open_forwards(place("fine")[0], RETRY)
+    with monkeypatch.context() as small:
+        small.setattr("clipkit.data.remote.BLOCK", 1000)
+        opened = open_forwards(place("fine")[0], Retry(attempts=1))
     begun = opened.read(5)
     loader = DataLoader(
         Digests(urls, opened), batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60
@@ -396,8 +400,7 @@ def test_in_forked_workers_after_the_parent_has_read(place):
     samples = list(read_shard(io.BytesIO(DATA), ""))
     rest = hashlib.sha256(DATA[5:]).hexdigest()
     expected = [f"{url} {one.key} {hashlib.sha256(one.members['jpg']).hexdigest()}" for url in urls for one in samples]
-    for _ in range(2):
-        assert sorted(loader) == sorted([*expected, f"opened 0 {rest}", f"opened 1 {rest}"])
+    assert sorted(loader) == sorted([*expected, f"opened 0 {rest}", f"opened 1 {rest}"])
     with opened:
         assert begun + opened.read() == DATA  # and the parent's own connection is whole
 
@@ -424,7 +427,8 @@ def test_s3(emulated, monkeypatch):
         with open_forwards(url, RETRY) as file:
             assert [one.key for one in read_shard(file, url)] == [f"{i:03}" for i in range(40)]
     assert "no file matches 's3://pictures/deep/none-*.tar'" in refused("s3://pictures/deep/{train,none}-*.tar")
-    assert "cannot be listed: s3://nowhere/x-*.tar: " in refused("s3://nowhere/x-*.tar")
+    told = refused("s3://nowhere/x-*.tar")  # later versions alone tell a missing bucket
+    assert "s3://nowhere/x-*.tar" in told and re.search("cannot be listed|no file matches", told)
     assert re.match(r"s3://pictures/none.tar: FileNotFoundError", given_up("s3://pictures/none.tar"))
     assert re.match(r"s3://nowhere/a.tar: FileNotFoundError.*bucket", given_up("s3://nowhere/a.tar"))
 
@@ -520,12 +524,12 @@ def test_what_is_remote():
 @pytest.mark.parametrize("behaviour", ["missing", "broken", "never"])
 def test_nothing_secret_is_told(place, behaviour, caplog):
     url, _ = place(behaviour)
-    signed = f"{url.replace('//', '//me:p%40ss@')}?X-Amz-Signature=abc#def"
+    signed = f"{url.replace('//', '//me:p%40ss@')}?X-Amz-Signature=sign-it#part-x"
     with caplog.at_level(logging.DEBUG):
         message = given_up(signed, SHORT)
     assert message.startswith(f"{url}: ") and public_name(signed) == url
     ours = [one.getMessage() for one in caplog.records if one.name.startswith("clipkit")]
-    assert not any(secret in line for secret in ("p%40ss", "p@ss", "abc", "def") for line in [message, *ours])
+    assert not any(secret in line for secret in ("p%40ss", "p@ss", "sign-it", "part-x") for line in [message, *ours])
 
 
 def test_public_names():

@@ -259,7 +259,7 @@ def test_nothing_there(tmp_path, monkeypatch):
     assert complaint("row.parquet") == "there is nothing at 'row.parquet'; did you mean 'rows.parquet'?"
     assert complaint(tmp_path / "rowes.parquet").endswith(f"rowes.parquet'; did you mean '{tmp_path}/rows.parquet'?")
     assert complaint("/no/such/place") == "there is nothing at '/no/such/place' (not even the folder '/no/such')"
-    assert "is an address; name a file, a folder or a hub id" in complaint("https://host/x.parquet")
+    assert "is an address: what lies there is streamed" in complaint("https://host/x.parquet")
     assert complaint("a/b/c").startswith("there is nothing at 'a/b/c'")
     assert complaint("*.csv") == "no file matches '*.csv'"
     assert "did you mean 'rows.parquet'?" in complaint("rows.parque")  # might be a hub's name
