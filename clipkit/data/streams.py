@@ -6,20 +6,24 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import datasets
 from datasets import Dataset, IterableDataset
 
 from clipkit.data.columns import find_images
 from clipkit.data.patterns import matching_files
-from clipkit.data.remote import expand, is_remote
+from clipkit.data.remote import expand, is_remote, public_name
 from clipkit.data.sharded import IMAGE_MEMBERS, TableShards, TarShards
 from clipkit.data.source import READERS, load_rows, name_and_split, pick, quiet
 from clipkit.types import ArgumentError
 
 __all__ = ["find_shards", "load_stream", "rows_as_shards"]
 
+# By default a server that is gone is asked for another 105 seconds, and one that stalls for more than an hour.
+datasets.config.STREAMING_READ_MAX_RETRIES = 4
 PARTS = 64
 """Shards that the rows of one data set are cut into."""
 
@@ -55,7 +59,8 @@ def find_shards(
     except ArgumentError:
         raise
     except Exception as error:  # readers raise anything
-        raise ArgumentError("train", f"{name!r} cannot be streamed: {' '.join(str(error).split())[:300]}") from error
+        told = " ".join(str(error).replace(name, public_name(name)).split())[:300]
+        raise ArgumentError("train", f"{public_name(name)!r} cannot be streamed: {told}") from error
 
 
 def load_stream(source: str, split: str = "train", image: str | None = None) -> IterableDataset:
@@ -141,7 +146,11 @@ def _load_files(files: Sequence[str]) -> IterableDataset:
             "train", f"{', '.join(sorted(suffixes))}: give files of one of the kinds .tar, {', '.join(READERS)}"
         )
     suffix = suffixes.pop()
-    options = {"sep": "\t"} if suffix == ".tsv" else {}
+    options: dict[str, Any] = {"sep": "\t"} if suffix == ".tsv" else {}
+    if files[0].startswith("http"):
+        options["storage_options"] = {
+            "client_kwargs": {"timeout": aiohttp.ClientTimeout(sock_connect=60, sock_read=60)}
+        }
     loaded = datasets.load_dataset(READERS[suffix], data_files=list(files), split="train", streaming=True, **options)
     assert isinstance(loaded, IterableDataset)
     return loaded
