@@ -151,7 +151,8 @@ def _load_files(files: Sequence[str]) -> IterableDataset:
         options["storage_options"] = {
             "client_kwargs": {"timeout": aiohttp.ClientTimeout(sock_connect=60, sock_read=60)}
         }
-    loaded = datasets.load_dataset(READERS[suffix], data_files=list(files), split="train", streaming=True, **options)
+    options |= {"data_files": list(files), "split": "train"}
+    loaded = datasets.load_dataset(READERS[suffix], streaming=True, **options)
     assert isinstance(loaded, IterableDataset)
     return loaded
 
