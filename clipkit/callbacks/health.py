@@ -34,7 +34,7 @@ COLLAPSED = (
     "more model.warmup, or gradient clipping (trainer.gradient_clip_val: 1)"
 )
 FLAT = (
-    "the {side} embeddings lie along {rank:.1f} directions of {most} (effective rank): most of it is unused. Try a "
+    "the {side} embeddings use {rank:.1f} of {most} directions (effective rank): they hardly tell things apart. Try a "
     "lower model.lr, more model.warmup, or a larger data.batch_size"
 )
 REPEATED = (
