@@ -14,8 +14,8 @@ from torch.utils.data import Dataset as TorchDataset
 from clipkit.data.augment import SampleTransform
 from clipkit.data.captions import CaptionChoice
 from clipkit.data.hashes import stable_id
-from clipkit.data.images import fit_image, open_image, to_pixels
 from clipkit.data.order import SampleKey, sample_rng
+from clipkit.data.prepare import Prepare
 from clipkit.data.skips import Skipped, TooManyUnusable, pack_skips, skipped
 from clipkit.tokens import Tokenizer
 from clipkit.types import ImageTextBatch, InputSpec
@@ -55,6 +55,7 @@ class CaptionedImages(TorchDataset[Sample]):
         transforms: Applied in order, in training.
         seed: Seed of every draw.
         train: Whether to draw and augment; else the first caption and the central crop.
+        decode: ``fast`` or ``reference``; see ``Prepare``.
     """
 
     def __init__(
@@ -68,9 +69,11 @@ class CaptionedImages(TorchDataset[Sample]):
         transforms: Sequence[SampleTransform] = (),
         seed: int = 0,
         train: bool = True,
+        decode: str = "fast",
     ) -> None:
-        self.spec, self.image, self.choice, self.concept = spec, image, choice, concept
-        self.extra, self.transforms, self.seed, self.train = tuple(extra), tuple(transforms), seed, train
+        self.image, self.choice, self.concept = image, choice, concept
+        self.extra, self.seed, self.train = tuple(extra), seed, train
+        self.prepare = Prepare(spec, transforms if train else (), decode)
         columns = {image, *choice.columns, *choice.language_of.values(), *extra}
         columns |= {concept} if concept not in ("row", "caption") else set()
         self.rows = rows.select_columns(sorted(columns)).cast_column(image, Image(decode=False))
@@ -103,7 +106,7 @@ class CaptionedImages(TorchDataset[Sample]):
             rng = self._rng(key, len(left_out))
             try:
                 row = self.rows[number] if row is None else row
-                image, caption = open_image(row[self.image]), self.choice.draw(self.choice.candidates(row), rng)
+                image, caption = self.prepare.open(row[self.image]), self.choice.draw(self.choice.candidates(row), rng)
             except Exception as error:  # decoders raise anything
                 left_out.append(self._skipped(row or {}, number, error))
                 row, number = None, self._instead(key, len(left_out))
@@ -123,10 +126,8 @@ class CaptionedImages(TorchDataset[Sample]):
         key: SampleKey,
         rng: np.random.Generator | None,
     ) -> Sample:
-        if rng is not None:
-            for transform in self.transforms:
-                image, (caption, *_) = transform(image, [caption], rng)
-        pixels, concept = to_pixels(fit_image(image, self.spec, rng)), self._concept(row, number, caption)
+        pixels, caption = self.prepare(image, caption, rng)
+        concept = self._concept(row, number, caption)
         return Sample(pixels, caption, concept, key.position, {name: row[name] for name in self.extra})
 
     def _rng(self, key: SampleKey, attempt: int) -> np.random.Generator | None:
@@ -168,7 +169,8 @@ class Collate:
         tokens, mask, cut = self.tokenizer.encode([sample.caption[:MOST_CHARACTERS] for sample in samples])
         extra = {name: torch.as_tensor([sample.extra[name] for sample in samples]) for name in samples[0].extra}
         return ImageTextBatch(
-            image=torch.stack([sample.image for sample in samples]),
+            # Channels last, as they come: on the device the vision tower turns them faster than a worker would.
+            image=torch.stack([sample.image.permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2),
             tokens=tokens,
             mask=mask,
             concept=torch.tensor([sample.concept for sample in samples], dtype=torch.int64),

@@ -22,6 +22,7 @@ from clipkit.data.collate import CaptionedImages, Collate
 from clipkit.data.filters import Filter, filter_rows
 from clipkit.data.hashes import concept_ids, fingerprint, hold_out
 from clipkit.data.order import EpochBatches, Place, SampleKey
+from clipkit.data.prepare import check_decode
 from clipkit.data.source import image_column, load_rows, require_columns
 from clipkit.distributed import rank, world_size
 from clipkit.types import ArgumentError, ImageTextBatch, InputSpec
@@ -57,6 +58,8 @@ class CaptionDataModule(pl.LightningDataModule):
         distinct_concepts: Whether no concept comes twice in a global batch.
         transforms: Sample transforms for training, before the random crop to the model's size.
         extra: Numeric columns to pass on in ``batch.extra``.
+        decode: ``fast`` decodes and resizes plain JPEGs and packed pixels without Pillow, to the same pixels but for
+            rounding; ``reference`` is Pillow throughout. Which sample comes when is the same.
 
     Attributes:
         train_rows: The training rows.
@@ -84,12 +87,14 @@ class CaptionDataModule(pl.LightningDataModule):
         distinct_concepts: bool = False,
         transforms: Sequence[SampleTransform] = (),
         extra: Sequence[str] = (),
+        decode: str = "fast",
     ) -> None:
         super().__init__()
         check_numbers(val_fraction, val, batch_size, workers, seed)
+        check_decode(decode)
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
         self.concept, self.distinct_concepts = concept, distinct_concepts
-        self.transforms, self.extra = tuple(transforms), tuple(extra)
+        self.transforms, self.extra, self.decode = tuple(transforms), tuple(extra), decode
         self.inputs: InputSpec | None = None
         self.place = Place()
         rows = filter_rows(self.read(train, "train", image), filters)
@@ -203,9 +208,8 @@ class CaptionDataModule(pl.LightningDataModule):
             raise RuntimeError("the data module does not know what the model wants: set `.inputs = model.inputs` first")
         if self.workers:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the workers are the parallelism
-        samples = CaptionedImages(
-            rows, self.inputs, self.image, self.choice, self.concept, self.extra, self.transforms, self.seed, train
-        )
+        how = self.concept, self.extra, self.transforms, self.seed, train, self.decode
+        samples = CaptionedImages(rows, self.inputs, self.image, self.choice, *how)
         return _Loader(
             samples,  # type: ignore[arg-type]  # keyed by SampleKey, collated to a batch
             batch_sampler=batches,

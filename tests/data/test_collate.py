@@ -156,7 +156,7 @@ def test_a_batch(rows):
     samples = samples_of(rows, extra=["weight", "box", "good"], concept="kind").__getitems__(keys())
     batch = Collate(SPEC)(samples)
     assert (batch.image.dtype, batch.image.shape) == (torch.uint8, (6, 3, 6, 6))
-    assert batch.image.is_contiguous()
+    assert batch.image.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(batch.image[2], samples[2].image)
     assert batch.position.tolist() == list(range(6))
     assert batch.concept.tolist() == [sample.concept for sample in samples]

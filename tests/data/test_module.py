@@ -41,6 +41,13 @@ def same(a: list, b: list) -> bool:
 AUGMENTED = {"transforms": [RandomResizedCrop((0.5, 1.0)), Flip(), ColorJitter()], "extra": ["size"], "concept": "kind"}
 
 
+def test_decode_is_checked_at_once(folder, make):
+    with pytest.raises(ArgumentError, match="decode: 'quick' is not one of"):
+        make(folder, decode="quick")
+    assert not make(folder, decode="reference").train_dataloader().dataset.prepare.arrays
+    assert make(folder).train_dataloader().dataset.prepare.arrays
+
+
 def test_workers_and_their_rngs_change_nothing(folder, make):
     expected = batches(make(folder, **AUGMENTED).train_dataloader())
     np.random.seed(7)
