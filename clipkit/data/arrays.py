@@ -51,7 +51,7 @@ def read_array(value: Any) -> Pixels | None:
         return None
     start = bytes(data[:3])
     if start == b"\xff\xd8\xff":
-        return _jpeg(bytes(data))
+        return _jpeg(data)
     return _ppm(data) if start == b"P6\n" else None
 
 
@@ -109,7 +109,7 @@ def _read_file(path: str | Path) -> bytes | None:
         return None
 
 
-def _jpeg(data: bytes) -> Pixels | None:
+def _jpeg(data: bytes | memoryview) -> Pixels | None:
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if height * width > MOST_PIXELS or space not in ("Gray", "YCbCr") or _is_turned(data):
@@ -121,15 +121,15 @@ def _jpeg(data: bytes) -> Pixels | None:
     return decoded
 
 
-def _is_turned(data: bytes) -> bool:
-    end = _header_end(data)
-    if not any(data.find(mark, 0, end) >= 0 for mark in TURNED):
+def _is_turned(data: bytes | memoryview) -> bool:
+    header = bytes(data[: _header_end(data)])
+    if not any(mark in header for mark in TURNED):
         return False
     orientation = Image.open(io.BytesIO(data), formats=["JPEG"]).getexif().get(ExifTags.Base.Orientation, 1)
     return bool(orientation != 1)
 
 
-def _header_end(data: bytes) -> int:
+def _header_end(data: bytes | memoryview) -> int:
     """Where the first scan begins; to search all of the data for a mark takes as long as a resize."""
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != SCAN:

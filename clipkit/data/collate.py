@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
@@ -16,6 +16,7 @@ from clipkit.data.captions import CaptionChoice
 from clipkit.data.hashes import stable_id
 from clipkit.data.order import SampleKey, sample_rng
 from clipkit.data.prepare import Prepare
+from clipkit.data.rows import mapped, read_rows
 from clipkit.data.skips import Skipped, TooManyUnusable, pack_skips, skipped
 from clipkit.tokens import Tokenizer
 from clipkit.types import ImageTextBatch, InputSpec
@@ -76,7 +77,7 @@ class CaptionedImages(TorchDataset[Sample]):
         self.prepare = Prepare(spec, transforms if train else (), decode)
         columns = {image, *choice.columns, *choice.language_of.values(), *extra}
         columns |= {concept} if concept not in ("row", "caption") else set()
-        self.rows = rows.select_columns(sorted(columns)).cast_column(image, Image(decode=False))
+        self.rows = mapped(rows, sorted(columns), image)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -89,10 +90,9 @@ class CaptionedImages(TorchDataset[Sample]):
             TooManyUnusable: Where ``ATTEMPTS`` rows in a row cannot be used.
         """
         try:
-            columns = self.rows[[key.row for key in keys]]
+            rows = read_rows(self.rows, [key.row for key in keys], self.image)
         except Exception:  # text that is not UTF-8, for one: row by row, to find which
             return [self._sample(None, key) for key in keys]
-        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         return [self._sample(row, key) for row, key in zip(rows, keys, strict=True)]
 
     def __getitem__(self, key: SampleKey) -> Sample:
@@ -105,7 +105,7 @@ class CaptionedImages(TorchDataset[Sample]):
         while len(left_out) < ATTEMPTS:
             rng = self._rng(key, len(left_out))
             try:
-                row = self.rows[number] if row is None else row
+                row = read_rows(self.rows, [number], self.image)[0] if row is None else row
                 image, caption = self.prepare.open(row[self.image]), self.choice.draw(self.choice.candidates(row), rng)
             except Exception as error:  # decoders raise anything
                 left_out.append(self._skipped(row or {}, number, error))

@@ -26,8 +26,8 @@ def open_image(value: Any) -> Image.Image:
     """An upright RGB image of 8 bits a channel, transparency laid on white; of an animation the first frame.
 
     Args:
-        value: A PIL image, a path, encoded bytes, a uint8 array (H, W), (H, W, 3) or (H, W, 4), or the
-            ``{"bytes", "path"}`` of a data set.
+        value: A PIL image, a path, encoded bytes or a memoryview of such, a uint8 array (H, W), (H, W, 3) or
+            (H, W, 4), or the ``{"bytes", "path"}`` of a data set.
 
     Raises:
         TypeError: For anything else.
@@ -37,9 +37,9 @@ def open_image(value: Any) -> Image.Image:
     """
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
-    if value is None or (isinstance(value, str | bytes) and not value):
+    if value is None or (isinstance(value, str | bytes | memoryview) and not value):
         raise Unusable("no_image", "there is no image")
-    if isinstance(value, bytes):
+    if isinstance(value, bytes | memoryview):
         value = _open(io.BytesIO(value))
     elif isinstance(value, str | Path):
         value = _open(value)
