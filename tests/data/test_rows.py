@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features, Image, List, Value, load_from_disk
+from datasets import Dataset, Features, Image, List, Value
 
 from clipkit.data.arrays import read_array
 from clipkit.data.rows import mapped, read_rows
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
+def rows():
     images = [{"bytes": b"P6\n1 1\n255\n" + bytes([i, 2, 3]), "path": None} for i in range(9)]
     images[4], images[5] = {"bytes": None, "path": "five.png"}, None
     columns = {"image": images, "captions": [["a", str(i)][: i % 3] for i in range(9)], "other": list(range(9))}
     features = Features(image=Image(), captions=List(Value("string")), other=Value("int64"))
-    folder = tmp_path_factory.mktemp("rows") / "set"
-    Dataset.from_dict(columns, features=features).save_to_disk(folder)
-    return load_from_disk(folder)
+    return Dataset.from_dict(columns, features=features)
 
 
 @pytest.mark.parametrize("numbers", [[0], [8, 2, 2, 5, 4]])
