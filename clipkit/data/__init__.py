@@ -9,7 +9,7 @@ from clipkit.data.hashes import fingerprint
 from clipkit.data.images import fit_image, open_image, pixels, to_pixels
 from clipkit.data.module import CaptionDataModule
 from clipkit.data.order import EpochBatches, Place, SampleKey, distinct_order, epoch_order, sample_rng
-from clipkit.data.samples import Sample, SampleMaker
+from clipkit.data.samples import Recipe, Sample, SampleMaker
 from clipkit.data.skips import REASONS, Skipped, TooManyUnusable, Unusable, pack_skips, unpack_skips
 from clipkit.data.source import load_rows
 
@@ -26,6 +26,7 @@ __all__ = [
     "Place",
     "RandomAffine",
     "RandomResizedCrop",
+    "Recipe",
     "Sample",
     "SampleKey",
     "SampleMaker",
