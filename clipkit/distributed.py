@@ -1,14 +1,16 @@
-"""Ranks and the two differentiable collectives that contrastive objectives need; safe with no process group."""
+"""Ranks, the two differentiable collectives that contrastive objectives need, objects; safe with no process group."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["all_logsumexp", "gather", "rank", "world_size"]
+__all__ = ["all_logsumexp", "gather", "gather_objects", "rank", "world_size"]
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -43,6 +45,18 @@ def all_logsumexp(x: Tensor) -> Tensor:
         (N,), the same on every rank and differentiable with respect to each rank's part.
     """
     return cast("Tensor", _AllLogSumExp.apply(x)) if world_size() > 1 else x
+
+
+def gather_objects(value: T) -> list[T]:
+    """A value of every rank, in rank order and the same on all; every rank must call it.
+
+    Args:
+        value: Anything that pickles, such as counts. For tensors that need no copy through pickle, use ``gather``.
+    """
+    values = [value] * world_size()
+    if len(values) > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 
 def _active() -> bool:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from clipkit.distributed import all_logsumexp, gather, rank, world_size
+from clipkit.distributed import all_logsumexp, gather, gather_objects, rank, world_size
 from clipkit.objectives import InfoNCE, Sigmoid, Sum
 from clipkit.tasks import ContrastiveTask
 
@@ -72,6 +72,7 @@ def two_ranks(on_ranks, task_of, make_batch):
             Step(task_of(objective)).eval()(half(make_batch(ROWS), index)).detach() for objective in OBJECTIVES
         ]
         found["collectives"] = collectives(index, world)
+        found["objects"] = gather_objects({"rank": index, "state": torch.full((index + 1,), index)})
         return found
 
     return on_ranks(work)
@@ -124,8 +125,15 @@ def test_collectives(two_ranks):
         assert ids.tolist() == [0, 1]
 
 
+def test_objects_of_any_size_reach_every_rank_in_order(two_ranks):
+    for found in two_ranks:
+        assert [one["rank"] for one in found["objects"]] == [0, 1]
+        assert [one["state"].tolist() for one in found["objects"]] == [[0], [1, 1]]
+
+
 def test_with_no_process_group():
     x = torch.ones(3)
     assert (rank(), world_size()) == (0, 1)
     assert gather(x) is x
     assert all_logsumexp(x) is x
+    assert gather_objects(x) == [x]

@@ -5,21 +5,25 @@ The heavy imports are made once, here; each run is a forked child that calls ``m
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
 import random
 import signal
 import sys
+import tarfile
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from datasets import Image
 
 from clipkit.cli.main import main
+from clipkit.data import load_rows
 
-pytestmark = pytest.mark.nightly
+pytestmark = pytest.mark.nightly  # a case takes some 20 s: a run is killed and begun again three times
 
 EXPERIMENT = """
 seed_everything: 3
@@ -65,7 +69,8 @@ class Recorder(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         loss = float(outputs["loss"]).hex()
-        self._write(trainer, place=[trainer.current_epoch, batch_idx], positions=batch.position.tolist(), loss=loss)
+        seen = [batch.position.tolist(), batch.concept.tolist()]
+        self._write(trainer, place=[trainer.current_epoch, batch_idx], positions=seen, loss=loss)
 
     def on_validation_batch_start(self, trainer, *_):
         self._write(trainer, validating=trainer.global_step)
@@ -80,11 +85,28 @@ def _fit(folder: Path, words: list[str]) -> None:
     os._exit(main(["fit", "-c", "experiment.yaml", "--resume", "auto", *words]))
 
 
+def write_shards(folder: Path) -> None:
+    """Emoji in tar shards of uneven length, one of them damaged."""
+    folder.mkdir(exist_ok=True)
+    rows = load_rows("emoji/train").cast_column("image", Image(decode=False))
+    numbers = iter(range(0, len(rows), 11))
+    for shard, size in enumerate((90, 1, 60, 120, 30, 80, 100)):
+        with tarfile.open(folder / f"s-{shard}.tar", "w") as tar:
+            for row in (rows[next(numbers)] for _ in range(size)):
+                for suffix, data in (("png", row["image"]["bytes"]), ("txt", row["name"].encode())):
+                    info = tarfile.TarInfo(f"{row['hexcode']}-{row['style']}.{suffix}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    damaged = folder / "s-2.tar"
+    damaged.write_bytes(damaged.read_bytes()[:-30_000])
+
+
 class Runs:
     """Starts, watches and kills runs in one folder."""
 
     def __init__(self, folder: Path, words: list[str]) -> None:
         folder.mkdir()
+        write_shards(folder.parent / "shards")
         (folder / "experiment.yaml").write_text(EXPERIMENT)
         (folder / "recorder.py").write_text(RECORDER)
         self.folder, self.words = folder, words
@@ -140,10 +162,20 @@ def undisturbed(tmp_path_factory):
     return run
 
 
+SHARDS = "../shards/s-{0..6}.tar"
+STREAM = [f"--data.train={SHARDS}", "--data.caption=null", "--data.epoch_steps=12", "--data.window=25"]
 CASES = {
     "workers 0": ["--data.workers=0"],
     "workers 2": ["--data.workers=2"],
     "accumulating": ["--data.workers=0", "--trainer.accumulate_grad_batches=3"],
+    "streaming, workers 0": [*STREAM, "--data.workers=0"],
+    "streaming, workers 2": [*STREAM, "--data.workers=2"],
+    "streaming, accumulating": [
+        *STREAM,
+        "--data.workers=2",
+        "--data.epoch_steps=4",
+        "--trainer.accumulate_grad_batches=3",
+    ],
 }
 
 

@@ -33,6 +33,10 @@ COLLAPSED = (
     "the {side} embeddings hardly differ (spread {spread:.3f}): the {side} tower has collapsed. Try a lower model.lr, "
     "more model.warmup, or gradient clipping (trainer.gradient_clip_val: 1)"
 )
+FLAT = (
+    "the {side} embeddings lie along {rank:.1f} directions of {most} (effective rank): most of it is unused. Try a "
+    "lower model.lr, more model.warmup, or a larger data.batch_size"
+)
 REPEATED = (
     "{share:.0%} of the rows meet their own caption as a wrong answer (false negatives). Set data.concept: caption, or "
     "data.distinct_concepts: true with data.concept naming a column"
@@ -106,7 +110,7 @@ class Health(pl.Callback):
         stats = _statistics(found, batch)
         pl_module.log_dict({f"health/{name}": value for name, value in stats.items()}, batch_size=len(batch.image))
         values = {name: float(value) for name, value in (*stats.items(), ("scale", found.logit_scale))}  # type: ignore[union-attr]  # looked for above
-        self._watch_embeddings(values, len(batch.image))
+        self._watch_embeddings(values, min(len(batch.image), MOST_ROWS, found.image.shape[1]))  # type: ignore[union-attr]  # looked for above
         self._watch_captions(values, batch.tokens.shape[1])
         self._watch_loss(trainer, float(outputs["loss"]), len(batch.image))
         self._watch_scale(pl_module, float(values["scale"]), _log_every(trainer))
@@ -135,10 +139,13 @@ class Health(pl.Callback):
             self.findings.append(message)
         self._recent.clear()
 
-    def _watch_embeddings(self, values: dict[str, float], rows: int) -> None:
+    def _watch_embeddings(self, values: dict[str, float], most: int) -> None:
         for side in ("image", "text"):
-            flat = values[f"spread_{side}"] < 0.02 and rows > 1
-            self._hold(f"collapse {side}", flat, COLLAPSED.format(side=side, spread=values[f"spread_{side}"]))
+            near, rank = values[f"spread_{side}"], values[f"rank_{side}"]
+            self._hold(f"collapse {side}", near < 0.02 and most > 1, COLLAPSED.format(side=side, spread=near))
+            # Towers that have learned nothing stand at 15 % and more.
+            few = most >= 8 and rank < max(2.0, 0.02 * most)
+            self._hold(f"rank {side}", few and near >= 0.02, FLAT.format(side=side, rank=rank, most=most))
 
     def _watch_captions(self, values: dict[str, float], context: int) -> None:
         self._hold("repeated", values["false_negatives"] > 0.05, REPEATED.format(share=values["false_negatives"]))

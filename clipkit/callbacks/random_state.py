@@ -8,8 +8,9 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
+
+from clipkit.distributed import gather_objects
 
 __all__ = ["RandomState"]
 
@@ -29,10 +30,7 @@ class RandomState(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the states, one a rank; Lightning calls this on every rank."""
-        states: list[Any] = [_state()] * trainer.world_size
-        if trainer.world_size > 1:
-            dist.all_gather_object(states, states[0])
-        checkpoint[KEY] = states
+        checkpoint[KEY] = gather_objects(_state())
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

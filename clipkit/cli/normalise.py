@@ -68,7 +68,8 @@ class Walk:
     def error(self, keys: Keys, sentence: str) -> ConfigError:
         """Return the error that says ``key: sentence`` and where the key was written."""
         stop = "" if sentence.endswith((".", "?", "!", ".)", "?)")) else "."
-        return ConfigError(f"{dotted(keys)}: {sentence}{stop}", place_of(keys, self.merged.places))
+        # what refuses may quote the value, and a terminal may be a file that others read
+        return ConfigError(f"{dotted(keys)}: {redact(sentence)}{stop}", place_of(keys, self.merged.places))
 
     def _check_trust(self, node: Any, keys: Keys) -> None:
         """Refuse every class_path of an untrusted module, wherever it stands, before the first import."""

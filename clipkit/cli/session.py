@@ -137,7 +137,7 @@ def ended_well(args: Namespace, experiment: Experiment, codes: list[int]) -> Ite
         _say(f"stopped: {str(error).strip().splitlines()[-1]}")
         codes.append(1)
     except ArgumentError as error:
-        raise ConfigError(f"{error.argument}: {error.message}") from error
+        raise ConfigError(f"{error.argument}: {redact(error.message)}") from error
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
             raise  # what the CPU's allocator says is a plain RuntimeError

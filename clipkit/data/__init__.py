@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from clipkit.data.augment import ColorJitter, Flip, Grayscale, RandomAffine, RandomResizedCrop, SampleTransform, Tint
 from clipkit.data.captions import CaptionChoice, choose_captions
-from clipkit.data.collate import CaptionedImages, Collate, Sample
+from clipkit.data.collate import CaptionedImages, Collate
 from clipkit.data.hashes import fingerprint
 from clipkit.data.images import fit_image, open_image, pixels, to_pixels
 from clipkit.data.module import CaptionDataModule
 from clipkit.data.order import EpochBatches, Place, SampleKey, distinct_order, epoch_order, sample_rng
+from clipkit.data.samples import Sample, SampleMaker
 from clipkit.data.skips import REASONS, Skipped, TooManyUnusable, Unusable, pack_skips, unpack_skips
 from clipkit.data.source import load_rows
 
@@ -27,6 +28,7 @@ __all__ = [
     "RandomResizedCrop",
     "Sample",
     "SampleKey",
+    "SampleMaker",
     "SampleTransform",
     "Skipped",
     "Tint",

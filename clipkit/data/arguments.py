@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import datasets
 import numpy as np
 from datasets import Dataset
+from lightning.pytorch.utilities import rank_zero_warn
 
+from clipkit.data.columns import require_columns, stored
 from clipkit.data.images import open_image
-from clipkit.data.source import require_columns, stored
 from clipkit.types import ArgumentError
 
-__all__ = ["check_columns", "check_images", "check_numbers"]
+__all__ = ["check_columns", "check_images", "check_numbers", "check_stream"]
 
 NUMBERS = ("int", "uint", "float", "bool")
 
@@ -33,6 +34,44 @@ def check_numbers(val_fraction: float, val: str | None, batch_size: int, workers
         raise ArgumentError("workers", f"{workers} is less than 0")
     if seed < 0:
         raise ArgumentError("seed", f"{seed} is less than 0")
+
+
+def check_stream(
+    streamed: bool,
+    epoch_steps: int | None,
+    window: int,
+    resample: bool,
+    exact: bool,
+    val_fraction: bool,
+    distinct_concepts: bool,
+) -> None:
+    """Check what makes sense for a stream only, or for none.
+
+    Raises:
+        ArgumentError: For the argument at fault.
+    """
+    if not streamed:
+        if epoch_steps is not None:
+            raise ArgumentError("epoch_steps", "is for streams; of these data an epoch is every row once")
+        if resample:
+            raise ArgumentError("resample", "is for streams; these data are read by index, every row once an epoch")
+        return
+    if epoch_steps is None or epoch_steps < 1:
+        raise ArgumentError(
+            "epoch_steps", "say how many optimiser steps make an epoch: a stream's end is not known before"
+        )
+    if window < 1:
+        raise ArgumentError("window", f"{window} is less than 1")
+    if val_fraction:
+        raise ArgumentError("val_fraction", "a stream cannot be split; name validation data: `val`")
+    if distinct_concepts:
+        raise ArgumentError("distinct_concepts", "needs data that are read by index; a stream comes as it is")
+    if resample and exact:
+        raise ArgumentError("resample", "draws shards with replacement, which `exact` forbids")
+    if resample:
+        rank_zero_warn(
+            "not exact: shards are drawn with replacement, so some rows come again before others come at all"
+        )
 
 
 def check_columns(rows: Dataset, concept: str, distinct_concepts: bool, extra: Sequence[str]) -> None:

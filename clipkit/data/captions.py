@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from clipkit.data.columns import require_columns, stored
 from clipkit.data.skips import Unusable
-from clipkit.data.source import require_columns, stored
 from clipkit.types import ArgumentError
 
 __all__ = ["CaptionChoice", "choose_captions", "has_caption"]

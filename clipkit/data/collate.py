@@ -3,41 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from clipkit.data.augment import SampleTransform
-from clipkit.data.captions import CaptionChoice
-from clipkit.data.hashes import stable_id
 from clipkit.data.order import SampleKey, sample_rng
-from clipkit.data.prepare import Prepare
 from clipkit.data.rows import mapped, read_rows
+from clipkit.data.samples import Sample, SampleMaker
 from clipkit.data.skips import Skipped, TooManyUnusable, pack_skips, skipped
 from clipkit.tokens import Tokenizer
 from clipkit.types import ImageTextBatch, InputSpec
 
-__all__ = ["CaptionedImages", "Collate", "Sample"]
+__all__ = ["CaptionedImages", "Collate"]
 
 MOST_CHARACTERS = 10_000
 """Of a caption; tokenizing a megabyte to keep its first 77 tokens takes a second."""
 ATTEMPTS = 20
 """Rows tried for one place of a batch; where so many in a row fail, something else is wrong."""
-
-
-class Sample(NamedTuple):
-    """One captioned image, ready to be stacked: ``image`` (3, H, W) uint8, and what was left out for it."""
-
-    image: Tensor
-    caption: str
-    concept: int
-    position: int
-    extra: dict[str, Any]
-    skipped: tuple[Skipped, ...] = ()
 
 
 class CaptionedImages(TorchDataset[Sample]):
@@ -48,36 +33,13 @@ class CaptionedImages(TorchDataset[Sample]):
 
     Args:
         rows: The data set.
-        spec: What the model wants.
-        image: The image column.
-        choice: How a caption is chosen.
-        concept: ``row``, ``caption`` or a column.
-        extra: Numeric columns to pass on.
-        transforms: Applied in order, in training.
+        maker: Makes a sample of a row; in training with what it draws, else without.
         seed: Seed of every draw.
-        train: Whether to draw and augment; else the first caption and the central crop.
-        decode: ``fast`` or ``reference``; see ``Prepare``.
     """
 
-    def __init__(
-        self,
-        rows: Dataset,
-        spec: InputSpec,
-        image: str,
-        choice: CaptionChoice,
-        concept: str = "row",
-        extra: Sequence[str] = (),
-        transforms: Sequence[SampleTransform] = (),
-        seed: int = 0,
-        train: bool = True,
-        decode: str = "fast",
-    ) -> None:
-        self.image, self.choice, self.concept = image, choice, concept
-        self.extra, self.seed, self.train = tuple(extra), seed, train
-        self.prepare = Prepare(spec, transforms if train else (), decode)
-        columns = {image, *choice.columns, *choice.language_of.values(), *extra}
-        columns |= {concept} if concept not in ("row", "caption") else set()
-        self.rows = mapped(rows, sorted(columns), image)
+    def __init__(self, rows: Dataset, maker: SampleMaker, seed: int = 0) -> None:
+        self.maker, self.seed = maker, seed
+        self.rows = mapped(rows, maker.columns, maker.image)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -90,7 +52,7 @@ class CaptionedImages(TorchDataset[Sample]):
             TooManyUnusable: Where ``ATTEMPTS`` rows in a row cannot be used.
         """
         try:
-            rows = read_rows(self.rows, [key.row for key in keys], self.image)
+            rows = read_rows(self.rows, [key.row for key in keys], self.maker.image)
         except Exception:  # text that is not UTF-8, for one: row by row, to find which
             return [self._sample(None, key) for key in keys]
         return [self._sample(row, key) for row, key in zip(rows, keys, strict=True)]
@@ -105,50 +67,31 @@ class CaptionedImages(TorchDataset[Sample]):
         while len(left_out) < ATTEMPTS:
             rng = self._rng(key, len(left_out))
             try:
-                row = read_rows(self.rows, [number], self.image)[0] if row is None else row
-                image, caption = self.prepare.open(row[self.image]), self.choice.draw(self.choice.candidates(row), rng)
+                row = read_rows(self.rows, [number], self.maker.image)[0] if row is None else row
+                sample = self.maker.make(row, number, key.position, rng)
             except Exception as error:  # decoders raise anything
                 left_out.append(self._skipped(row or {}, number, error))
                 row, number = None, self._instead(key, len(left_out))
             else:
-                made = self._made(image, caption, row, number, key, rng)
-                return made._replace(skipped=tuple(left_out))
+                return sample._replace(skipped=tuple(left_out))
         last = left_out[-1]
         where = f"the last is {last.key} of {last.source}: {last.message}"
         raise TooManyUnusable(f"{ATTEMPTS} rows in a row cannot be used; {where}")
 
-    def _made(
-        self,
-        image: Any,
-        caption: str,
-        row: dict[str, Any],
-        number: int,
-        key: SampleKey,
-        rng: np.random.Generator | None,
-    ) -> Sample:
-        pixels, caption = self.prepare(image, caption, rng)
-        concept = self._concept(row, number, caption)
-        return Sample(pixels, caption, concept, key.position, {name: row[name] for name in self.extra})
-
     def _rng(self, key: SampleKey, attempt: int) -> np.random.Generator | None:
         again = (attempt,) if attempt else ()
-        return sample_rng(self.seed, key.epoch, key.position, *again) if self.train else None
+        return sample_rng(self.seed, key.epoch, key.position, *again) if self.maker.train else None
 
     def _instead(self, key: SampleKey, attempt: int) -> int:
         """Another row: drawn in training, in validation one of those that follow."""
-        if not self.train:
+        if not self.maker.train:
             return (key.row + attempt) % len(self.rows)
         return int(sample_rng(self.seed, key.epoch, key.position, attempt, 0).integers(len(self.rows)))
 
     def _skipped(self, row: dict[str, Any], number: int, error: Exception) -> Skipped:
-        image = row.get(self.image) or {}
-        rows = f"the {'training' if self.train else 'validation'} rows"
+        image = row.get(self.maker.image) or {}
+        rows = f"the {'training' if self.maker.train else 'validation'} rows"
         return skipped(image.get("path") or rows, f"row {number}", error, image)
-
-    def _concept(self, row: dict[str, Any], number: int, caption: str) -> int:
-        if self.concept == "row":
-            return number
-        return stable_id(caption if self.concept == "caption" else row[self.concept])
 
 
 class Collate:

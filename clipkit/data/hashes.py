@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from clipkit.data.source import stored
+from clipkit.data.columns import stored
 
 __all__ = ["concept_ids", "fingerprint", "hold_out", "stable_id"]
 

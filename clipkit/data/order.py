@@ -113,6 +113,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
         start: Where iterations begin, asked at the first batch of each. While it is the very beginning, since nobody
             counts, the epoch is the one that ``set_epoch`` says.
         accumulated: Batches that make up one optimiser step; an epoch is a whole number of steps.
+        order: Epoch to the (rows,) order of its rows; None for a permutation.
 
     Raises:
         ArgumentError: Where an epoch would have no batch.
@@ -128,9 +129,11 @@ class EpochBatches(Sampler[list[SampleKey]]):
         concepts: Order | None = None,
         start: Callable[[], Place] = Place,
         accumulated: int = 1,
+        order: Callable[[int], Order] | None = None,
     ) -> None:
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.rank, self.step, self.concepts, self.start = rank, batch_size * world_size, concepts, start
+        self._epoch_order = order or (lambda epoch: epoch_order(rows, seed, epoch))
         self.epoch = 0
         self.sampler = self  # where Lightning looks for set_epoch
         batches = rows // self.step if concepts is None else distinct_batches(concepts, self.step)
@@ -146,7 +149,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
     def order(self, epoch: int) -> Order:
         """(N,) rows of an epoch, in order."""
         if self._made is None or self._made[0] != epoch:
-            order = epoch_order(self.rows, self.seed, epoch)
+            order = self._epoch_order(epoch)
             if self.concepts is not None:
                 order = distinct_order(order, self.concepts, self.step)
             self._made = (epoch, order)
@@ -172,12 +175,17 @@ class EpochBatches(Sampler[list[SampleKey]]):
         """Batches of a full epoch, also where this one begins in the middle."""
         return self._batches
 
+    @property
+    def samples(self) -> int:
+        """Positions of a full epoch, over all ranks."""
+        return self._batches * self.step
+
     def _begin(self, place: Place) -> Place:
         return Place(self.epoch) if place == Place() else self._fit(place)
 
     def _fit(self, place: Place) -> Place:
         """The place itself, or the next epoch where no batch is left in this one."""
-        return place if place.position + self.step <= self._batches * self.step else Place(place.epoch + 1)
+        return place if place.position + self.step <= self.samples else Place(place.epoch + 1)
 
 
 def _too_large(rows: int, batch_size: int, world_size: int, concepts: Order | None, accumulated: int) -> str:

@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 from clipkit.data.skips import Skipped
 
-__all__ = ["ShardSample", "read_shard"]
+__all__ = ["ShardPart", "ShardSample", "read_shard"]
 
 BLOCK = 512
 ZEROS = bytes(BLOCK)
@@ -34,6 +34,18 @@ class ShardSample(NamedTuple):
     members: dict[str, bytes]
 
 
+class ShardPart(NamedTuple):
+    """What stands together in a shard, so that reading can begin before it or after it.
+
+    Attributes:
+        begin: The byte at which it begins.
+        items: A sample, what was left out, or both.
+    """
+
+    begin: int
+    items: list[ShardSample | Skipped]
+
+
 class _Member(NamedTuple):
     name: str
     data: bytes
@@ -45,44 +57,50 @@ class _Header(NamedTuple):
     kind: bytes
 
 
-def read_shard(file: BinaryIO, shard: str, most_bytes: int = MOST_BYTES) -> Iterator[ShardSample | Skipped]:
+class _Counted:
+    """A file that knows how far it is read, as a stream may not."""
+
+    def __init__(self, file: BinaryIO, at: int) -> None:
+        self.file, self.at = file, at
+
+    def read(self, size: int) -> bytes:
+        data = self.file.read(size)
+        self.at += len(data)
+        return data
+
+
+def read_shard(file: BinaryIO, shard: str, begin: int = 0, most_bytes: int = MOST_BYTES) -> Iterator[ShardPart]:
     """The samples of a shard in order, with what had to be left out in its place.
 
     Members whose names agree up to the first dot of the last part are one sample, if they follow one another. Where
     blocks are damaged the next intact header is looked for, so that what follows is not lost.
 
     Args:
-        file: An uncompressed tar archive, read forwards only.
+        file: An uncompressed tar archive, read forwards only; it stands at ``begin``.
         shard: Its name, for reports.
+        begin: Where reading begins: 0, or the ``begin`` of a part.
         most_bytes: Largest member that is read; a larger one is passed over.
     """
-    seen: set[str] = set()
-    sample: ShardSample | None = None
-    for found in _members(file, shard, most_bytes):
+    sample, part = ShardSample(shard, "", {}), ShardPart(begin, [])
+    for at, found in _members(_Counted(file, begin), shard, most_bytes):
         if isinstance(found, Skipped):
-            yield found
+            part.items.append(found)
             continue
         key, suffix = _split(found.name)
         if not suffix:
             continue  # a file beside the samples, such as a README
-        if sample is None or key != sample.key:
-            if sample is not None:
-                yield from _whole(sample, seen)
+        if key != sample.key:
+            if part.items:
+                yield part
             sample = ShardSample(shard, key, {})
+            part = ShardPart(at, [sample])
         if suffix in sample.members:
-            yield Skipped(shard, found.name, "duplicate_member", "its sample has a member of that name already", None)
+            message = "its sample has a member of that name already"
+            part.items.append(Skipped(shard, found.name, "duplicate_member", message, None))
         else:
             sample.members[suffix] = found.data
-    if sample is not None:
-        yield from _whole(sample, seen)
-
-
-def _whole(sample: ShardSample, seen: set[str]) -> Iterator[ShardSample | Skipped]:
-    if sample.key in seen:
-        yield Skipped(sample.shard, sample.key, "duplicate_key", "the shard has a sample of that key already", None)
-    else:
-        seen.add(sample.key)
-        yield sample
+    if part.items:
+        yield part
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -91,48 +109,51 @@ def _split(name: str) -> tuple[str, str]:
     return (found[1], found[2].lower()) if found else (name, "")
 
 
-def _members(file: BinaryIO, shard: str, most_bytes: int) -> Iterator[_Member | Skipped]:
+def _members(file: _Counted, shard: str, most_bytes: int) -> Iterator[tuple[int, _Member | Skipped]]:
+    """Members and what was left out, with the byte at which each begins."""
     name: str | None = None  # of a record that only says the next one's long name
-    lost = False
+    begin, lost = file.at, False
     while True:
+        begin = file.at if name is None else begin
         block = file.read(BLOCK)
         if block == ZEROS and not lost:  # among damaged blocks it may be a part of a picture
             return
         if len(block) < BLOCK:
             if not lost:
-                yield _damage(shard, "it ends before its closing blocks")
+                yield begin, _damage(shard, "it ends before its closing blocks")
             return
         header = _header(block)
         if header is None:
             if not lost:
-                yield _damage(shard, "a header is damaged; what follows up to the next one is passed over")
+                yield begin, _damage(shard, "a header is damaged; what follows up to the next one is passed over")
             lost = True
             continue
         lost = False
         padded = -(-header.size // BLOCK) * BLOCK
         if header.size > most_bytes:
-            yield Skipped(shard, name or header.name, "too_large", f"{header.size} bytes", None)
+            yield begin, Skipped(shard, name or header.name, "too_large", f"{header.size} bytes", None)
             data = _pass_over(file, padded)
         else:
             data = file.read(padded)
         if len(data) < header.size and header.size <= most_bytes:
-            yield _damage(shard, f"it ends within {name or header.name!r}")
+            yield begin, _damage(shard, f"it ends within {name or header.name!r}")
             return
         told = _told_name(header, data)
         if told is None and header.size <= most_bytes:
-            yield from _regular(shard, name or header.name, header, data)
+            found = _regular(shard, name or header.name, header, data)
+            yield from [] if found is None else [(begin, found)]
         name = told
 
 
-def _regular(shard: str, name: str, header: _Header, data: bytes) -> Iterator[_Member | Skipped]:
+def _regular(shard: str, name: str, header: _Header, data: bytes) -> _Member | Skipped | None:
     if header.kind in b"12346":
-        yield Skipped(shard, name, "not_a_file", "a link or a device; nothing of the kind is followed", None)
-    elif header.kind in b"\x000789" and not name.endswith("/"):
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
-            yield Skipped(shard, name, "unsafe_name", "its name leads out of the shard", None)
-        else:
-            yield _Member(str(path), data[: header.size])
+        return Skipped(shard, name, "not_a_file", "a link or a device; nothing of the kind is followed", None)
+    if header.kind not in b"\x000789" or name.endswith("/"):
+        return None
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        return Skipped(shard, name, "unsafe_name", "its name leads out of the shard", None)
+    return _Member(str(path), data[: header.size])
 
 
 def _told_name(header: _Header, data: bytes) -> str | None:
@@ -168,7 +189,7 @@ def _number(field: bytes) -> int:
     return int(field.rstrip(b"\0 ") or b"0", 8)
 
 
-def _pass_over(file: BinaryIO, size: int) -> bytes:
+def _pass_over(file: _Counted, size: int) -> bytes:
     while size > 0 and (read := len(file.read(min(size, 1 << 20)))):
         size -= read
     return b""

@@ -24,12 +24,13 @@ REASONS = (
     "unknown_range",  # pixels that are floats of no known range
     "no_caption",
     "bad_text",  # not UTF-8, or not text
-    "missing_member",  # a sample of a shard without an image or without a caption
+    "missing_member",  # a sample of a shard without an image
     "duplicate_member",
     "duplicate_key",
     "unsafe_name",  # a member whose name leads out of its shard
     "not_a_file",  # a link or a device in a shard
     "damaged_shard",  # a shard that is cut off, or damaged in between
+    "unreachable_shard",  # a shard on another machine that is missing, or was given up after several attempts
 )
 MOST_PIXELS = 100_000_000
 

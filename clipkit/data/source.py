@@ -9,30 +9,31 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import Any, TypeVar
 
 import datasets
 import huggingface_hub
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset
 from huggingface_hub.errors import OfflineModeIsEnabled
 
+from clipkit.data.columns import find_images, may_hold_images, stored
 from clipkit.data.patterns import is_pattern, matching_files
 from clipkit.data.sidecars import read_sidecars
 from clipkit.types import ArgumentError
 
-__all__ = ["IMAGE_COLUMNS", "guess_column", "image_column", "load_rows", "require_columns", "stored"]
+__all__ = ["READERS", "load_rows", "name_and_split", "pick", "quiet"]
 
-IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp", "filepath", "file_name")
 EMOJI_SPLITS = ("train", "cells", "style", "concepts")
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 METADATA = tuple(f"metadata.{kind}" for kind in ("csv", "jsonl", "parquet"))
-ALSO_CALLED = {"validation": ("val", "valid", "dev")}
+Rows = TypeVar("Rows", Dataset, IterableDataset)
+ALSO_CALLED: dict[str, Sequence[str]] = {"validation": ("val", "valid", "dev")}
 
 
 def load_rows(source: str, split: str = "train", image: str | None = None) -> Dataset:
@@ -57,64 +58,16 @@ def load_rows(source: str, split: str = "train", image: str | None = None) -> Da
     """
     if source == "emoji" or source.startswith("emoji/"):
         return _emoji(source.partition("/")[2] or "train")
-    name, chosen = _name_and_split(source)
+    if "://" in source:
+        raise ArgumentError("train", f"{source!r} is an address: what lies there is streamed, not read by index")
+    name, chosen = name_and_split(source)
     path = Path(name).expanduser()
-    with _quiet():
+    with quiet():
         if path.is_file() or path.is_dir() or is_pattern(name):
             return _read(path, chosen, split, image)
         if name.startswith((".", "/", "~")) or path.suffix in READERS or name.count("/") > 1:
             raise ArgumentError("train", f"there is nothing at {name!r}{_near_path(path)}")
         return _with_images(_from_hub(name, chosen, split), image, [])
-
-
-def image_column(rows: Dataset, given: str | None = None) -> str:
-    """The image column: the one given, or the first.
-
-    Raises:
-        ArgumentError: For ``image``, where there is none, or the one given holds no images.
-    """
-    if given is not None:
-        require_columns(rows, [given], "image")
-    column = _find_images(rows, given)
-    if column is None or not isinstance(rows.features[column], datasets.Image):
-        holds = ", ".join(f"{name} ({_kind(rows, name)})" for name in rows.column_names)
-        which = f"{given!r} holds no images" if given else "no column is known to hold images; name it"
-        raise ArgumentError("image", f"{which} (found {holds})")
-    return column
-
-
-def guess_column(rows: Dataset, given: str | None, usual: Sequence[str], argument: str) -> str:
-    """The column given, or the first of some usual names that is there.
-
-    Raises:
-        ArgumentError: For ``argument``, naming the columns found.
-    """
-    if given is not None:
-        require_columns(rows, [given], argument)
-        return given
-    for name in usual:
-        if name in rows.column_names:
-            return name
-    found = ", ".join(rows.column_names)
-    raise ArgumentError(argument, f"none of the usual columns ({', '.join(usual)}) is there (found {found}); name one")
-
-
-def require_columns(rows: Dataset, names: Iterable[str], argument: str) -> None:
-    """Check that columns exist.
-
-    Raises:
-        ArgumentError: For ``argument``, naming the nearest one and all there are.
-    """
-    for name in names:
-        if name not in rows.column_names:
-            near = difflib.get_close_matches(name, rows.column_names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ArgumentError(argument, f"there is no column {name!r}{hint} (found {', '.join(rows.column_names)})")
-
-
-def stored(rows: Dataset, column: str) -> pa.ChunkedArray:
-    """A column as Arrow stores it, nothing decoded."""
-    return rows.select_columns([column]).with_format("arrow")[:].column(0)
 
 
 def _emoji(split: str) -> Dataset:
@@ -127,7 +80,8 @@ def _emoji(split: str) -> Dataset:
     return Dataset(datasets.table.InMemoryTable(table), fingerprint=f"clipkit-emoji-{split}")
 
 
-def _name_and_split(source: str) -> tuple[str, str | None]:
+def name_and_split(source: str) -> tuple[str, str | None]:
+    """``my/folder:test`` to ``my/folder`` and ``test``."""
     found = re.fullmatch(r"(.+):([\w.-]+)", source)
     return (found[1], found[2]) if found and not Path(source).expanduser().exists() else (source, None)
 
@@ -135,7 +89,7 @@ def _name_and_split(source: str) -> tuple[str, str | None]:
 def _read(path: Path, chosen: str | None, split: str, image: str | None) -> Dataset:
     try:
         if path.is_dir():
-            rows = _pick(_read_folder(path), str(path), chosen, split)
+            rows = pick(_splits(_read_folder(path)), str(path), chosen, split)
             return _with_images(rows, image, [path, *_data_folders(path)])
         files, missing = ([path], []) if path.is_file() else matching_files(str(path))
         if files and missing:
@@ -191,7 +145,7 @@ def _from_hub(name: str, chosen: str | None, split: str) -> Dataset:
         hint = "; HF_HUB_OFFLINE=1 uses a copy downloaded before"
         raise ArgumentError("train", f"{message} ({_reason(error)}){hint}") from error
     try:
-        return _pick(datasets.load_dataset(name), name, chosen, split)
+        return pick(_splits(datasets.load_dataset(name)), name, chosen, split)
     except ArgumentError:
         raise
     except Exception as error:  # readers raise anything
@@ -199,10 +153,13 @@ def _from_hub(name: str, chosen: str | None, split: str) -> Dataset:
         raise ArgumentError("train", f"{message} ({_reason(error)})") from error
 
 
-def _pick(loaded: Dataset | DatasetDict, name: str, chosen: str | None, split: str) -> Dataset:
-    if isinstance(loaded, Dataset):
-        loaded = DatasetDict({str(loaded.split or "train"): loaded})
-    wanted = chosen or split
+def pick(loaded: Mapping[Any, Rows], name: str, chosen: str | None, split: str) -> Rows:
+    """The split that is named, or else the usual one.
+
+    Raises:
+        ArgumentError: For ``train``, where there is none of that name.
+    """
+    wanted: str = chosen or split
     for candidate in (wanted, *ALSO_CALLED.get(wanted, ())):
         if candidate in loaded:
             return loaded[candidate]
@@ -212,10 +169,14 @@ def _pick(loaded: Dataset | DatasetDict, name: str, chosen: str | None, split: s
     raise ArgumentError("train", f"{name!r} has no split {wanted!r}; it has {found}: name one, as in {name}:{first}")
 
 
+def _splits(loaded: Dataset | DatasetDict) -> DatasetDict:
+    return DatasetDict({str(loaded.split or "train"): loaded}) if isinstance(loaded, Dataset) else loaded
+
+
 def _with_images(rows: Dataset, given: str | None, roots: Sequence[Path]) -> Dataset:
     """The rows with their image column as ``datasets.Image``, its paths absolute."""
-    column = _find_images(rows, given)
-    if column is None or (column == given and not _may_hold_images(rows.features[column])):
+    column = find_images(rows, given)
+    if column is None or (column == given and not may_hold_images(rows.features[column])):
         return rows
     rows = rows.cast_column(column, datasets.Image())
     if not roots:
@@ -231,27 +192,6 @@ def _with_images(rows: Dataset, given: str | None, roots: Sequence[Path]) -> Dat
     return rows.remove_columns(column).add_column(column, found, feature=datasets.Image())
 
 
-def _find_images(rows: Dataset, given: str | None) -> str | None:
-    features = rows.features  # a copy each time
-    if given in features:
-        return given
-    typed = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    usual = [name for name in IMAGE_COLUMNS if name in features and _may_hold_images(features[name])]
-    return next(iter((*typed, *usual)), None)
-
-
-def _may_hold_images(feature: object) -> bool:
-    if isinstance(feature, dict):
-        return bool(feature) and set(feature) <= {"bytes", "path"}
-    kind = getattr(feature, "dtype", None)
-    return isinstance(feature, datasets.Image) or kind in ("string", "large_string", "binary", "large_binary")
-
-
-def _kind(rows: Dataset, name: str) -> str:
-    feature = rows.features[name]
-    return str(getattr(feature, "dtype", None) or type(feature).__name__)
-
-
 def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
@@ -265,7 +205,7 @@ def _near_path(path: Path) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars where nobody watches, and no log lines about what becomes an error here."""
     bars = not (sys.stderr.isatty() or datasets.are_progress_bars_disabled())
     level = datasets.logging.get_verbosity()

@@ -11,7 +11,8 @@ from datasets import Dataset
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from clipkit.data.source import load_rows, require_columns
+from clipkit.data.columns import require_columns
+from clipkit.data.source import load_rows
 from clipkit.distributed import rank, world_size
 from clipkit.types import ArgumentError
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize as to_unit
 
 from clipkit.data import pixels
+from clipkit.functional import class_embeddings
 from clipkit.heads import ContrastiveHead
 from clipkit.layers import Component, Factory
 from clipkit.tokens import Tokenizer
@@ -87,9 +87,8 @@ class DualEncoder(Component):
         if not sizes or 0 in sizes:
             raise ValueError("give at least one class, and each class at least one prompt")
         flat = [prompt for prompts in classes for prompt in prompts]
-        parts = [self.encode_text(flat[i : i + 512]) for i in range(0, len(flat), 512)]
-        groups: tuple[Tensor, ...] = torch.cat(parts).split(sizes)  # type: ignore[no-untyped-call]  # it has no types
-        return to_unit(torch.stack([group.mean(0) for group in groups]), dim=-1)
+        parts = [self.encode_text(flat[i : i + 512], normalize=False) for i in range(0, len(flat), 512)]
+        return class_embeddings(torch.cat(parts), sizes)
 
     def class_scores(self, images: Tensor | Sequence[Any] | Any, prepared: Tensor) -> Tensor:
         """(B, K) cosine of each image with each class."""

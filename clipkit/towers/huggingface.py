@@ -153,9 +153,8 @@ def _made(settings: PreTrainedConfig) -> Any:
     try:
         # Weights of fp32 whatever the configuration says: precision is the trainer's.
         made: Any = AutoModel.from_config(settings, dtype=torch.float32, trust_remote_code=False)  # type: ignore[no-untyped-call]  # it has no types
-    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
-        message = f"transformers cannot make a {settings.model_type!r} of it: {_first_line(error)}"
-        raise ArgumentError("config", message) from error
+    except (ValueError, TypeError, AssertionError, RuntimeError, KeyError) as error:
+        raise _unmakeable(settings.model_type, settings.to_dict(), error) from error
     return _encoder(made)
 
 
@@ -189,15 +188,30 @@ def _from_config(options: dict[str, Any], words: Tokenizer) -> PreTrainedConfig:
     kind = options.pop("model_type", None)
     if kind is None:
         raise ArgumentError("config", "it needs a `model_type`, such as bert")
-    if kind not in CONFIG_MAPPING:
-        raise ArgumentError("config", f"transformers has no model_type {kind!r}{_nearest(kind, list(CONFIG_MAPPING))}")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        near = _nearest(str(kind), list(CONFIG_MAPPING))
+        raise ArgumentError("config.model_type", f"transformers has no model_type {kind!r}{near}")
     if "transformers_version" not in options:  # a version's own words may name what another has not
         _check_keys(kind, options)
     fitted = {"vocab_size": words.vocab_size, "pad_token_id": words.pad_id, **options}
     try:
         return AutoConfig.for_model(kind, **fitted)
     except Exception as error:  # each version of transformers has classes of its own for this
-        raise ArgumentError("config", f"transformers cannot make a {kind!r} of it: {_first_line(error)}") from error
+        raise _unmakeable(kind, options, error) from error
+
+
+def _unmakeable(kind: str, options: Mapping[str, Any], error: Exception) -> ArgumentError:
+    """What transformers says, about the key that it names, or whose value it quotes, where that is one."""
+    said = _first_line(error)
+    if said.endswith(":"):  # a heading: the reason is below
+        said = str(error).strip().splitlines()[-1].strip()
+    text = str(error)
+    about = [key for key in options if re.search(rf"\b{re.escape(key)}\b", text)]
+    about = about or [key for key, value in options.items() if isinstance(value, str) and repr(value) in text]
+    if isinstance(error, KeyError):
+        said = f"it knows no {text}"
+    key = f"config.{about[0]}" if len(about) == 1 else "config"
+    return ArgumentError(key, f"transformers cannot make a {kind!r} of it: {said}")
 
 
 def _check_keys(kind: str, options: Mapping[str, Any]) -> None:
@@ -209,7 +223,7 @@ def _check_keys(kind: str, options: Mapping[str, Any]) -> None:
     for key in options:
         # Some models read keys that their configuration does not list, DeBERTa's `norm_rel_ebd` for one.
         if key not in known and not re.search(rf"\b{re.escape(key)}\b", code):
-            raise ArgumentError("config", f"a {kind} has no {key!r}{_nearest(key, known)}")
+            raise ArgumentError(f"config.{key}", f"a {kind} has no {key!r}{_nearest(key, known)}")
 
 
 def _from_name(name: str) -> PreTrainedConfig:

@@ -11,7 +11,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from clipkit.data.source import IMAGE_COLUMNS, guess_column, load_rows
+from clipkit.data.columns import IMAGE_COLUMNS, guess_column
+from clipkit.data.source import load_rows
 from clipkit.tracking.charts import curves, embedding_map
 from clipkit.tracking.examine import Seen, distinct, evenly, examine, most_made, nearest
 from clipkit.tracking.pictures import Confusion, confusions, retrieval_gallery

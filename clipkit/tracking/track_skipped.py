@@ -8,10 +8,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from clipkit.data import REASONS, Skipped, unpack_skips
+from clipkit.distributed import gather_objects
 from clipkit.tracking.run_folder import run_folder
 from clipkit.types import ArgumentError
 
@@ -74,10 +74,7 @@ class TrackSkipped(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the counts of every rank; Lightning calls this on each."""
-        counts: list[Any] = [{"used": self.used, "skipped": dict(self.skipped)}] * trainer.world_size
-        if trainer.world_size > 1:
-            dist.all_gather_object(counts, counts[0])
-        checkpoint[KEY] = counts
+        checkpoint[KEY] = gather_objects({"used": self.used, "skipped": dict(self.skipped)})
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -107,11 +104,23 @@ class TrackSkipped(pl.Callback):
             counts = trainer.strategy.reduce(counts.to(pl_module.device), reduce_op="sum")
         used, by_reason = int(counts[0]), dict(zip(self.skipped, _whole(counts[1:]), strict=True))
         read = used + sum(by_reason.values())
-        figures = {"data/read": read, "data/used": used}
+        figures: dict[str, float] = {"data/read": read, "data/used": used}
         figures |= {f"data/skipped_{reason}": count for reason, count in by_reason.items() if count}
+        figures |= self._of_data(trainer, pl_module)
         pl_module.log_dict({name: float(value) for name, value in figures.items()}, batch_size=1)
         if read >= self.after and read - used > self.most * read:
             raise TooManySkipped(self._list(trainer, by_reason, read))
+
+    def _of_data(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
+        """What the data module counts, over all ranks: samples that came again, those from each source."""
+        ask = getattr(trainer.datamodule, "figures", None)  # type: ignore[attr-defined]  # Lightning sets it
+        own: dict[str, float] = {} if ask is None else ask()
+        if own and trainer.world_size > 1:
+            counts = torch.tensor(list(own.values()), dtype=torch.float64, device=pl_module.device)
+            own = dict(zip(own, trainer.strategy.reduce(counts, reduce_op="sum").tolist(), strict=True))
+        drawn = {name: count for name, count in own.items() if name.startswith("data/from_")}
+        shares = {name.replace("/from_", "/share_"): n / max(1, sum(drawn.values())) for name, n in drawn.items()}
+        return {**own, **shares}
 
     def _list(self, trainer: pl.Trainer, by_reason: dict[str, int], read: int) -> str:
         counts = ", ".join(f"{reason} {count}" for reason, count in by_reason.items() if count)

@@ -91,6 +91,30 @@ def test_says_that_a_tower_collapsed(fit: Fit, tiny_model: Callable[..., Any]) -
     assert any("image embeddings hardly differ" in finding for finding in health.findings)
 
 
+def test_says_that_embeddings_lie_along_a_line(fit: Fit, tiny_model: Callable[..., Any]) -> None:
+    model = tiny_model()
+    for layer in (model.vision.layer, model.head.image):
+        nn.init.zeros_(layer.bias) if layer.bias is not None else None
+    with torch.no_grad():
+        model.vision.layer.weight[1:] = 0  # one number an image, either sign
+    health = Health(patience=3)
+    fit([health], model=model, lr=0.0)
+    (finding,) = (finding for finding in health.findings if "effective rank" in finding)
+    assert finding.startswith("the image embeddings lie along 1.0 directions of 8")
+
+
+def test_says_that_a_gradient_jumps(fit: Fit) -> None:
+    class Jump(pl.Callback):
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            for parameter in pl_module.model.text.parameters():
+                parameter.grad.mul_(100 if trainer.global_step == 5 else 1)
+
+    health = Health()
+    fit([Jump(), health], lr=0.0)
+    (finding,) = health.findings
+    assert finding.startswith("the gradient norm of text is ") and "trainer.gradient_clip_val: 1" in finding
+
+
 def test_says_that_captions_repeat_and_are_cut(
     fit: Fit, tiny_model: Callable[..., Any], tiny_batches: Callable[..., Any]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from clipkit.callbacks import Interrupt, RunInterrupted
+from clipkit.checkpoints import DurableCheckpointIO
 
 Fit = Callable[..., Any]
 
@@ -37,6 +39,23 @@ def test_saves_after_the_step_and_says_where(fit: Fit, signum: int) -> None:
     saved = torch.load(stopped.value.checkpoint, weights_only=True)
     assert saved["global_step"] == 4
     assert signal.getsignal(signum) == before
+
+
+def test_says_where_nothing_could_be_written(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> RunInterrupted:
+        trainer = {"plugins": [DurableCheckpointIO()], "default_root_dir": str(Path.cwd())}
+        with pytest.raises(RunInterrupted) as stopped:
+            fit([Send(signal.SIGTERM, 3), Interrupt()], trainer=trainer)
+        return stopped.value
+
+    def full(*_: Any) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    saved = interrupted().checkpoint
+    before = saved.read_bytes()
+    monkeypatch.setattr("clipkit.checkpoints._written", full)
+    assert interrupted().checkpoint is None  # though one of an earlier interruption is there
+    assert saved.read_bytes() == before
 
 
 def test_waits_for_the_end_of_accumulation(fit: Fit) -> None:

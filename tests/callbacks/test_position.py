@@ -118,7 +118,7 @@ def test_each_epoch_has_an_order_of_its_own(whole):
     assert len(task.seen) == 3 * STEPS
     assert all(len(set(epoch)) == STEPS * BATCH for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    assert (data.place.epoch, data.position) == (3, 0)
+    assert (data.training.place.epoch, data.position) == (3, 0)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -132,7 +132,7 @@ def test_resumed_after_any_step(source, whole, step):
     task, data = run(source, resume=whole[2] / f"step={step}.ckpt")
     assert task.seen == whole[0].seen[step:]
     assert same_weights(task, whole[0])
-    assert (data.place.epoch, data.position) == (3, 0)
+    assert (data.training.place.epoch, data.position) == (3, 0)
 
 
 @pytest.mark.parametrize("step", [3, 5, 8])
@@ -277,7 +277,7 @@ def test_another_step_is_refused_before_the_first(source, whole, options, messag
 def test_an_epoch_is_a_whole_number_of_steps(source):
     task, data = run(source, accumulate_grad_batches=2, max_epochs=2)
     assert len(task.seen) == 8  # 22 rows make 5 batches, of which 4 make 2 steps
-    assert (data.place.epoch, data.position) == (2, 0)
+    assert (data.training.place.epoch, data.position) == (2, 0)
 
 
 def test_other_data_begins_its_epoch_anew(source, whole):
@@ -286,7 +286,7 @@ def test_other_data_begins_its_epoch_anew(source, whole):
     data = CaptionDataModule(source, batch_size=BATCH, seed=1)
     with pytest.warns(UserWarning, match="seed differs"):
         data.load_state_dict({**whole[1].state_dict(), "epoch": 2, "position": 12})
-    assert (data.place.epoch, data.position) == (2, 0)
+    assert (data.training.place.epoch, data.position) == (2, 0)
 
 
 def test_distinct_concepts_resumed(source, tmp_path):

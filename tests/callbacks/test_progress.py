@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,18 @@ def test_plain_lines(fit: Callable[..., Any], capsys: pytest.CaptureFixture[str]
     assert re.fullmatch(line, lines[0]), lines[0]
     assert lines[-1].startswith("epoch 2/2  step 16/16")
     assert len(lines) == 16
+
+
+def test_a_bar_in_a_terminal(
+    fit: Callable[..., Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")
+    fit([TrainingProgress()], trainer={"enable_progress_bar": True, "max_epochs": 2})
+    lines = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", capsys.readouterr().err).split("\r")
+    last = lines[-1].splitlines()[-1]
+    assert re.fullmatch(r"epoch 2/2 ━+ 16/16 loss \d\.\d{3}  scale 14\.\d  [\d,]+ images/s \d\d:\d\d *", last), last
+    assert len(last) == 120
 
 
 def test_speaks_seldom(fit: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -20,6 +21,7 @@ import torch
 
 import clipkit
 from clipkit.cli.main import main
+from clipkit.tasks import ContrastiveTask
 
 YAML = """
 seed_everything: 3
@@ -183,6 +185,31 @@ def test_non_finite_loss_stops_with_positions(
     assert main(["fit", "-c", tiny, *words]) == 1
     err = capsys.readouterr().err
     assert re.search(r"stopped: the gradients of step \d are not finite .*96, 97, 98", err)
+
+
+def test_stopped_on_a_full_disk_goes_on_from_what_was_saved_before(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = ContrastiveTask.training_step
+
+    def full(*_: Any) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def training_step(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args)
+
+    assert main(["fit", "-c", tiny, NO_VAL]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("clipkit.checkpoints._written", full)
+        patch.setattr(ContrastiveTask, "training_step", training_step)
+        assert main(["fit", "-c", tiny, NO_VAL, "--trainer.max_epochs=2", "--resume", "auto"]) == 143
+    err = capsys.readouterr().err
+    assert "stopped after a whole step but could not save it; the newest that was saved is taken" in err
+    (line,) = re.findall(r"^  (clipkit fit .*)$", err, re.MULTILINE)
+    assert line.endswith("--resume auto")
+    assert main(shlex.split(line)[1:]) == 0
+    assert "going on from" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

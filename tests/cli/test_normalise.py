@@ -190,6 +190,13 @@ def test_values_with_secret_names_are_not_shown(stand_ins, mistake):
     assert "swordfish" not in mistake("--data.train=[https://me:swordfish@host/x]")
 
 
+def test_a_refusal_may_quote_a_value_but_not_its_credentials(own_folder):
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(["emoji"], ["--data.train=https://me:swordfish@host/x.parquet"]).build()
+    assert "data.train: 'https://[redacted]@host/x.parquet' is an address" in str(caught.value)
+    assert "swordfish" not in str(caught.value)
+
+
 def test_classes_beside_their_arguments_or_under_init_args_or_as_a_string(load):
     beside = load("--model.net={class_path: stand_ins.Other, depth: 2}").given
     under = load("--model.net={class_path: stand_ins.Other, init_args: {depth: 2}}").given

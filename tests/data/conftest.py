@@ -66,8 +66,9 @@ def spec() -> InputSpec:
 def make(spec: InputSpec) -> Callable[..., CaptionDataModule]:
     """A data module that knows what the model wants."""
 
-    def made(source: str | Path, **options: Any) -> CaptionDataModule:
-        data = CaptionDataModule(str(source), **{"batch_size": 6, "workers": 0, **options})
+    def made(source: str | Path | list[str] | dict[str, float], **options: Any) -> CaptionDataModule:
+        train = str(source) if isinstance(source, Path) else source
+        data = CaptionDataModule(train, **{"batch_size": 6, "workers": 0, **options})
         data.inputs = spec
         return data
 

@@ -62,7 +62,7 @@ def test_validation_does_not_fit(folder, tmp_path, columns, refused):
         pq.write_table(pa.table({k: v for k, v in made.items() if v is not None}), tmp_path / "val.parquet")
         refused("val", match, folder, val=str(tmp_path / "val.parquet"), **options)
 
-    refuse("no column 'captions'", {"captions": None})
+    refuse("is a column of text", {"captions": None})
     refuse("'captions' holds int64", {"captions": list(range(8))})
     refuse("'image' holds no images", {"image": list(range(8))})
     refuse("no column 'languages'", {"languages": None}, language_column="languages", languages=["en"])

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from clipkit.data import CaptionDataModule, unpack_skips
+from clipkit.data.skips import reason_of
 
 GOOD = 64
 
@@ -183,7 +184,7 @@ def test_all_are_counted_and_the_rest_is_trained_on(corpus, spec, workers, decod
     _, reasons = corpus
     assert len(IMAGES) + len(LEGAL) + len(CAPTIONS) + 5 >= 40
     data, batches = epoch(corpus, spec, workers, batch_size=5, decode=decode)
-    seen = {key.row for keys in data._batches for key in keys}
+    seen = {key.row for keys in data.training.batches for key in keys}
     skips = [one for batch in batches for one in unpack_skips(batch.extra["skipped"])]
     found = {int(one.key.removeprefix("row ")): one.reason for one in skips}
     expected = {row: reason for row, reason in reasons.items() if reason and row in seen}
@@ -228,9 +229,7 @@ def test_bombs_are_known_by_their_header(corpus, spec):
     assert high_water() - before < 200_000  # kB; 11,000 x 11,000 pixels in three channels would be 363,000
 
 
-def test_a_file_that_may_not_be_read(monkeypatch, spec, tmp_path):
+def test_a_file_that_may_not_be_read():
     """Permissions stop nobody who is root, so the refusal is made up."""
-    from clipkit.data.skips import reason_of
-
     assert reason_of(PermissionError(13, "Permission denied")) == "unreadable_file"
     assert reason_of(OSError(5, "Input/output error")) == "undecodable"

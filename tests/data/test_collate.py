@@ -19,6 +19,7 @@ from clipkit.data import (
     Flip,
     RandomAffine,
     SampleKey,
+    SampleMaker,
     Tint,
     TooManyUnusable,
     choose_captions,
@@ -62,7 +63,8 @@ def rows() -> Dataset:
 
 def samples_of(rows, **options) -> CaptionedImages:
     spec = options.pop("spec", SPEC)
-    return CaptionedImages(rows, spec, "image", choose_captions(rows, "captions"), **options)
+    seed = options.pop("seed", 0)
+    return CaptionedImages(rows, SampleMaker(spec, "image", choose_captions(rows, "captions"), **options), seed)
 
 
 def keys(epoch: int = 0, count: int = 6) -> list[SampleKey]:

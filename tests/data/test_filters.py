@@ -27,8 +27,10 @@ def rows():
 @pytest.mark.parametrize(("column", "values", "value"), [("size", SIZES, 200), ("kind", KINDS, "b")])
 def test_against_python(rows, how, column, values, value):
     value = [value, value] if "in" in how else value
-    # Nothing compares with nothing, and nothing is not among the values.
-    keep = lambda one: how == "not in" if one is None else PYTHON[how](one, value)  # noqa: E731
+
+    def keep(one):  # nothing compares with nothing, and nothing is not among the values
+        return how == "not in" if one is None else PYTHON[how](one, value)
+
     expected = [i for i, one in enumerate(values) if keep(one)]
     assert filter_rows(rows, [(column, how, value)])["number"][:] == expected
 

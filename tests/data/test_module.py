@@ -44,8 +44,8 @@ AUGMENTED = {"transforms": [RandomResizedCrop((0.5, 1.0)), Flip(), ColorJitter()
 def test_decode_is_checked_at_once(folder, make):
     with pytest.raises(ArgumentError, match="decode: 'quick' is not one of"):
         make(folder, decode="quick")
-    assert not make(folder, decode="reference").train_dataloader().dataset.prepare.arrays
-    assert make(folder).train_dataloader().dataset.prepare.arrays
+    for decode in ("fast", "reference"):
+        assert make(folder, decode=decode).train_dataloader().dataset.maker.decode == decode
 
 
 def test_workers_and_their_rngs_change_nothing(folder, make):
@@ -110,8 +110,8 @@ def test_distinct_concepts(folder, make):
 def test_distinct_concepts_of_the_emoji_set():
     data = CaptionDataModule("emoji", batch_size=256, workers=0, concept="concept", distinct_concepts=True)
     concepts = concept_ids(data.train_rows, "concept")
-    order = data._batches.order(3).reshape(-1, 256)
-    assert len(order) == len(data._batches) == 7767 // 256  # less than a batch is lost
+    order = data.training.batches.order(3).reshape(-1, 256)
+    assert len(order) == len(data.training.batches) == 7767 // 256  # less than a batch is lost
     assert all(len(set(concepts[rows].tolist())) == 256 for rows in order)
 
 
@@ -128,10 +128,10 @@ def test_epochs_differ(folder, make):
 def test_languages_columns_and_templates(folder, make):
     options = {"language_column": "languages", "languages": ["de"], "templates": ["{}", "photo of {}"]}
     data = make(folder, caption={"captions": 3.0, "tags": 1.0}, **options)
-    tokenizer = data._loader(data.train_rows, [], train=True).collate_fn.tokenizer
+    tokenizer = data.train_dataloader().collate_fn.tokenizer
     words = Counter()
     for epoch in range(20):
-        data.place = Place(epoch)
+        data.training.place = Place(epoch)
         for batch in data.train_dataloader():
             texts = [
                 tokenizer.decode(tokens[mask].tolist()) for tokens, mask in zip(batch.tokens, batch.mask, strict=True)
@@ -240,15 +240,15 @@ def test_state(folder, make):
     assert torch.load(io.BytesIO(saved(state)), weights_only=True) == state
     other = make(folder)
     other.load_state_dict(state)
-    assert other.place == (0, 12)
+    assert other.training.place == (0, 12)
     other.advance(1)
-    assert other.place == (0, 18)
+    assert other.training.place == (0, 18)
     with pytest.raises(ArgumentError, match="takes 5 samples x 1, but 6 x 1 in the checkpoint; 6 with"):
         make(folder, batch_size=5).load_state_dict(state)
     changed = make(folder, seed=2, val_fraction=0.2)
     with pytest.warns(UserWarning, match=r"within an epoch of other data \(data, seed differs\)"):
         changed.load_state_dict(state)
-    assert changed.place == (0, 0)
+    assert changed.training.place == (0, 0)
     with pytest.warns(UserWarning, match="distinct_concepts differs"):
         make(folder, concept="kind", distinct_concepts=True).load_state_dict(state)
 
@@ -292,7 +292,7 @@ def test_from_yaml(folder, spec):
     text = json.dumps({"data": {"class_path": "clipkit.data.CaptionDataModule", "init_args": data}})
     made = parser.instantiate_classes(parser.parse_string(text)).data
     assert isinstance(made, CaptionDataModule)
-    assert made.choice.columns == {"captions": 2.0, "tags": 0.5}
-    assert isinstance(made.transforms[0], RandomResizedCrop)
+    assert made._maker.choice.columns == {"captions": 2.0, "tags": 0.5}
+    assert isinstance(made._maker.transforms[0], RandomResizedCrop)
     made.inputs = spec
     assert next(iter(made.train_dataloader())).image.shape == (4, 3, 8, 8)

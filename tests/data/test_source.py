@@ -16,7 +16,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
-from clipkit.data.source import guess_column, image_column, load_rows, require_columns
+from clipkit.data.columns import guess_column, image_column, require_columns
+from clipkit.data.source import load_rows
 from clipkit.types import ArgumentError
 
 NAMES = ["a.png", "test.png", "val_1.png", "deep/c.png"]  # two of which look like splits to the hub's rules
@@ -258,6 +259,7 @@ def test_nothing_there(tmp_path, monkeypatch):
     assert complaint("row.parquet") == "there is nothing at 'row.parquet'; did you mean 'rows.parquet'?"
     assert complaint(tmp_path / "rowes.parquet").endswith(f"rowes.parquet'; did you mean '{tmp_path}/rows.parquet'?")
     assert complaint("/no/such/place") == "there is nothing at '/no/such/place' (not even the folder '/no/such')"
+    assert "is an address: what lies there is streamed" in complaint("https://host/x.parquet")
     assert complaint("a/b/c").startswith("there is nothing at 'a/b/c'")
     assert complaint("*.csv") == "no file matches '*.csv'"
     assert "did you mean 'rows.parquet'?" in complaint("rows.parque")  # might be a hub's name

@@ -100,7 +100,10 @@ def test_clips_tower_is_open_clips():
 
 def test_siglips_tower_is_open_clips():
     tower = made("siglip").eval()
-    norm = lambda width: open_clip.transformer.LayerNorm(width, eps=1e-6)  # noqa: E731
+
+    def norm(width):
+        return open_clip.transformer.LayerNorm(width, eps=1e-6)
+
     theirs = open_clips(
         tower, lambda: nn.GELU(approximate="tanh"), pool_type="last", no_causal_mask=True, norm_layer=norm
     )

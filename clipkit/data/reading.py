@@ -1,0 +1,136 @@
+"""What a data module reads of its sources, and what it checks before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from datasets import Dataset
+from lightning.pytorch.utilities import rank_zero_warn
+
+from clipkit.data.arguments import check_columns, check_images
+from clipkit.data.augment import SampleTransform
+from clipkit.data.captions import CaptionChoice, choose_captions, has_caption
+from clipkit.data.columns import image_column
+from clipkit.data.filters import Filter, check_filters
+from clipkit.data.mixture import CaptionOption
+from clipkit.data.samples import SampleMaker
+from clipkit.data.sharded import Shards, head
+from clipkit.data.streamed import Source
+from clipkit.types import ArgumentError, InputSpec
+
+__all__ = ["Captioned", "Wanted", "captioned", "first_rows", "stream_sources"]
+
+
+class Captioned(NamedTuple):
+    """Rows that have captions, their image column, and how a caption is chosen."""
+
+    rows: Dataset
+    image: str
+    choice: CaptionChoice
+
+
+class Wanted(NamedTuple):
+    """What is wanted of a row; each is an argument of the data module."""
+
+    image: str | None
+    caption: CaptionOption
+    language_column: str | None
+    languages: Sequence[str]
+    templates: Sequence[str]
+    concept: str
+    distinct_concepts: bool
+    extra: tuple[str, ...]
+    transforms: tuple[SampleTransform, ...]
+    decode: str = "fast"
+
+    @property
+    def columns(self) -> list[str]:
+        """Those beside image and captions."""
+        concept = [] if self.concept in ("row", "caption") else [self.concept]
+        return [*concept, *self.extra, *([self.language_column] if self.language_column else [])]
+
+    def check(self, rows: Dataset) -> Captioned:
+        """Find image and caption columns, and open some images.
+
+        Raises:
+            ArgumentError: For the argument at fault.
+        """
+        image = image_column(rows, self.image)
+        choice = choose_captions(rows, self.caption, self.language_column, self.languages, self.templates)
+        check_columns(rows, self.concept, self.distinct_concepts, self.extra)
+        check_images(rows, image, "image")
+        return Captioned(rows, image, choice)
+
+    def like(self, maker: SampleMaker, rows: Dataset) -> Wanted:
+        """The same of rows with the columns that samples are already made of; else as for any other rows."""
+        captions = dict(maker.choice.columns)
+        if {maker.image, *captions} <= set(rows.column_names):
+            return self._replace(image=maker.image, caption=captions)
+        return self
+
+    def maker(self, spec: InputSpec | None, found: Captioned, train: bool = True) -> SampleMaker:
+        """Makes samples of the rows; of a stream's before it is known what the model wants."""
+        how = self.extra, self.transforms, train, self.decode
+        return SampleMaker(spec, found.image, found.choice, self.concept, *how)
+
+
+def captioned(rows: Dataset, wanted: Wanted, argument: str) -> Captioned:
+    """The rows that have a caption.
+
+    Raises:
+        ArgumentError: For the argument at fault; for ``argument`` where no row has a caption.
+    """
+    found = wanted.check(rows)
+    has = has_caption(rows, found.choice)
+    if not has.any():
+        raise ArgumentError(argument, f"no row has a caption in {', '.join(found.choice.columns)}")
+    if has.all():
+        return found
+    rank_zero_warn(f"{(~has).sum()} of {len(rows)} rows have no caption and are left out")
+    return found._replace(rows=rows.select(np.flatnonzero(has)))
+
+
+def first_rows(shards: Shards, most: int, name: str) -> Dataset:
+    """The first rows of a stream, as what is to be seen whole: validation.
+
+    Raises:
+        ArgumentError: For ``train``, where there is none; for ``image``, where none has an image.
+    """
+    rows, left_out = head(shards, most)
+    if not len(rows):
+        if left_out and {one.reason for one in left_out} == {"missing_member"}:
+            first = left_out[0]
+            raise ArgumentError("image", f"no sample of {name!r} has one; of {first.key!r}: {first.message}")
+        why = f": {left_out[0].source}: {left_out[0].message}" if left_out else ""
+        raise ArgumentError("train", f"no sample is found in {name!r}{why}")
+    return rows
+
+
+def stream_sources(
+    found: Mapping[str, Shards], shares: Mapping[str, float | None], wanted: Wanted, filters: Sequence[Filter]
+) -> dict[str, Source]:
+    """Streams that are checked by their first rows.
+
+    Args:
+        found: Source to its shards.
+        shares: Source to its share of what is drawn; None where all have the same.
+        wanted: What is read of a row.
+        filters: What a row must have.
+
+    Raises:
+        ArgumentError: For the argument at fault, naming the source where there are several.
+    """
+    sources = {}
+    for name, shards in found.items():
+        rows = first_rows(shards, 256, name)
+        try:
+            check_filters(rows, filters)
+            maker = wanted.maker(None, wanted.check(rows))
+        except ArgumentError as error:
+            raise ArgumentError(
+                error.argument, f"in {name!r}: {error.message}" if len(found) > 1 else error.message
+            ) from error
+        sources[name] = Source(shards, shares[name] or 1 / len(found), maker, filters)
+    return sources

@@ -1,0 +1,200 @@
+"""Data that is read shard by shard: webdataset's tars, and whatever the ``datasets`` library streams."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
+
+import datasets
+import pyarrow as pa
+from datasets import Dataset, IterableDataset
+
+from clipkit.data.remote import is_remote, open_forwards, public_name
+from clipkit.data.shards import ShardSample, read_shard
+from clipkit.data.skips import Skipped, Unusable, skipped
+
+__all__ = ["KEY", "SOURCE", "Row", "Shards", "TableShards", "TarShards", "head"]
+
+Row = dict[str, Any]
+KEY, SOURCE = "__key__", "__source__"
+"""Columns that every row of a shard has: its name there, and the shard's."""
+IMAGE_MEMBERS = ("jpg", "png", "jpeg", "webp", "gif", "bmp", "tif", "tiff")
+HEAD = 256
+
+
+class Shards(Protocol):
+    """A number of shards, each read from any of its parts on."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the shards, in order."""
+
+    @property
+    def image(self) -> str | None:
+        """The column that holds images."""
+
+    def parts(
+        self, shard: int, begin: int = 0, columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[int, list[Row | Skipped]]]:
+        """What a shard holds, in order: where each part begins, and its rows or what had to be left out.
+
+        Args:
+            shard: Number of the shard.
+            begin: Where to begin: 0, or where a part begins.
+            columns: Those that are wanted; None for all. Images are not decoded.
+        """
+
+
+class TarShards(NamedTuple):
+    """Webdataset's tar archives: members that share a name are a row, what follows the first dot is the column.
+
+    Fields of a ``json`` member are columns too.
+
+    Attributes:
+        names: Paths or addresses.
+        members: The image is the first of these that is there.
+        image: What its column is called.
+    """
+
+    names: Sequence[str]
+    members: Sequence[str] = IMAGE_MEMBERS
+    image: str | None = "image"
+
+    def parts(
+        self, shard: int, begin: int = 0, columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[int, list[Row | Skipped]]]:
+        """See :class:`Shards`."""
+        name = public_name(self.names[shard])
+        try:
+            with open_forwards(self.names[shard], begin=begin) as file:
+                for part in read_shard(file, name, begin):
+                    begin = part.begin
+                    yield begin, [self._row(item, columns) for item in part.items]
+        except (OSError, Unusable) as error:
+            yield begin, [skipped(name, "", error, None)]
+
+    def dataset(self) -> IterableDataset:
+        """The rows as the library streams them; what is left out is gone without a word."""
+        return IterableDataset.from_generator(
+            _rows_of, gen_kwargs={"shards": [self._replace(names=[n]) for n in self.names]}
+        )
+
+    def _row(self, item: ShardSample | Skipped, columns: Sequence[str] | None) -> Row | Skipped:
+        if isinstance(item, Skipped):
+            return item
+        found = next((member for member in self.members if member in item.members), None)
+        if found is None:
+            message = f"it has none of {', '.join(self.members)} (it has {', '.join(item.members)})"
+            return Skipped(item.shard, item.key, "missing_member", message, None)
+        data = item.members[found]
+        try:
+            fields = _fields(item, [name for name in columns if name != self.image] if columns is not None else None)
+        except ValueError as error:
+            return skipped(item.shard, item.key, error, data)
+        image = {self.image or "image": {"bytes": data, "path": f"{item.key}.{found}"}}
+        return {KEY: item.key, SOURCE: item.shard, **image, **fields}
+
+
+class TableShards(NamedTuple):
+    """Files that the ``datasets`` library streams, or rows that it has.
+
+    Attributes:
+        rows: The data set; images are not decoded.
+        names: Of its shards.
+        image: The column that holds images.
+        folders: Folder of each shard, to which paths of images are relative; empty where there are none.
+    """
+
+    rows: IterableDataset
+    names: Sequence[str]
+    image: str | None = None
+    folders: Sequence[str] = ()
+
+    def parts(
+        self, shard: int, begin: int = 0, columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[int, list[Row | Skipped]]]:
+        """See :class:`Shards`."""
+        name = self.names[shard]
+        rows = self.rows.shard(num_shards=len(self.names), index=shard).skip(begin)
+        try:
+            for row in rows:
+                image = {} if self.image is None else {self.image: self._image(row[self.image], shard)}
+                yield begin, [{KEY: f"row {begin}", SOURCE: name, **row, **image}]
+                begin += 1
+        except Exception as error:  # readers raise anything, and what follows in the shard is lost with it
+            reason = error if isinstance(error, OSError) else Unusable("damaged_shard", _first_line(error))
+            yield begin, [skipped(name, f"row {begin}", reason, None)]
+
+    def _image(self, image: Any, shard: int) -> Any:
+        image = {"bytes": None, "path": image} if isinstance(image, str) else image
+        path = image.get("path") if isinstance(image, dict) and image.get("bytes") is None else None
+        if path and self.folders and not os.path.isabs(path) and not is_remote(path):
+            return {**image, "path": os.path.join(self.folders[shard], path)}
+        return image
+
+
+def head(shards: Shards, rows: int = HEAD) -> tuple[Dataset, list[Skipped]]:
+    """The first rows with all their columns, by which names and kinds are checked, and what was left out among them."""
+    items = islice((item for shard in range(len(shards.names)) for item in _items(shards, shard)), 4 * rows)
+    found: list[Row | Skipped] = list(items)
+    good = [row for row in found if not isinstance(row, Skipped)][:rows]
+    columns = list(dict.fromkeys(name for row in good for name in row if name not in (KEY, SOURCE)))
+    arrays = {name: array for name in columns if (array := _array([row.get(name) for row in good])) is not None}
+    made = Dataset(pa.table(arrays))
+    if shards.image in arrays:
+        made = made.cast_column(shards.image, datasets.Image())
+    return made, [one for one in found if isinstance(one, Skipped)]
+
+
+def _array(values: list[Any]) -> pa.Array | None:
+    try:
+        return pa.array(values)
+    except pa.ArrowException:  # of several kinds: no column that can be used
+        return None
+
+
+def _items(shards: Shards, shard: int) -> Iterator[Row | Skipped]:
+    return (item for _, items in shards.parts(shard) for item in items)
+
+
+def _rows_of(shards: Iterable[TarShards]) -> Iterator[Row]:
+    for one in shards:
+        yield from (item for item in _items(one, 0) if not isinstance(item, Skipped))
+
+
+def _fields(sample: ShardSample, columns: Sequence[str] | None) -> Row:
+    """The columns beside the image: texts, and what the sample's JSON says.
+
+    Raises:
+        UnicodeDecodeError: Where a text is not UTF-8.
+        Unusable: Where the JSON is none.
+    """
+    texts = {name: data for name, data in sample.members.items() if columns is None or name in columns}
+    if columns is None:
+        return {**_json(sample), **{name: text for name, data in texts.items() if (text := _text(data)) is not None}}
+    told = _json(sample) if any(name not in texts for name in columns) else {}
+    return {name: texts[name].decode("utf-8-sig") if name in texts else told.get(name) for name in columns}
+
+
+def _json(sample: ShardSample) -> Row:
+    if "json" not in sample.members:
+        return {}
+    try:
+        told = json.loads(sample.members["json"])
+    except ValueError as error:
+        raise Unusable("bad_text", f"its json cannot be read: {error}") from error
+    return told if isinstance(told, dict) else {}
+
+
+def _text(data: bytes) -> str | None:
+    try:
+        return None if b"\0" in data else data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

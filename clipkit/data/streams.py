@@ -1,0 +1,156 @@
+"""What a source is as a stream: tar shards, files elsewhere, or a data set that is not to be copied here."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import datasets
+from datasets import Dataset, IterableDataset
+
+from clipkit.data.columns import find_images
+from clipkit.data.patterns import matching_files
+from clipkit.data.remote import expand, is_remote
+from clipkit.data.sharded import IMAGE_MEMBERS, TableShards, TarShards
+from clipkit.data.source import READERS, load_rows, name_and_split, pick, quiet
+from clipkit.types import ArgumentError
+
+__all__ = ["find_shards", "load_stream", "rows_as_shards"]
+
+PARTS = 64
+"""Shards that the rows of one data set are cut into."""
+
+
+def find_shards(
+    source: str, split: str = "train", image: str | None = None, streaming: bool = False
+) -> TarShards | TableShards | None:
+    """The shards of a source that can only be streamed, or is to be.
+
+    Args:
+        source: A tar archive, a pattern of such or a folder of them; any of these or of the files that ``load_rows``
+            reads with an address (``https://``, ``s3://``, ``gs://``, ``hf://``); or whatever ``load_rows`` reads.
+        split: As for ``load_rows``.
+        image: The image column; of a tar the suffixes of the members to take, as ``jpg;png``.
+        streaming: Whether to stream what could be read by index.
+
+    Returns:
+        The shards; None for what is to be read by index.
+
+    Raises:
+        ArgumentError: For ``train``, where nothing is there or it cannot be read.
+    """
+    name, chosen = name_and_split(source)
+    tars = _tars(name)
+    if tars:
+        members = tuple(part.strip().lower() for part in image.split(";")) if image else IMAGE_MEMBERS
+        return TarShards(tars, members, image or "image")
+    if not (streaming or is_remote(name)):
+        return None
+    try:
+        with quiet():
+            return _tables(name, chosen, split, image)
+    except ArgumentError:
+        raise
+    except Exception as error:  # readers raise anything
+        raise ArgumentError("train", f"{name!r} cannot be streamed: {' '.join(str(error).split())[:300]}") from error
+
+
+def load_stream(source: str, split: str = "train", image: str | None = None) -> IterableDataset:
+    """The rows of a source as the ``datasets`` library streams them, images not decoded.
+
+    Training reads shards by itself, to resume and to count what cannot be used; this is for looking at the data.
+
+    Args:
+        source: See ``find_shards``.
+        split: Likewise.
+        image: Likewise.
+
+    Raises:
+        ArgumentError: For ``train``.
+    """
+    found = find_shards(source, split, image, streaming=True)
+    if isinstance(found, TarShards):
+        return found.dataset()
+    assert found is not None  # nothing else is found where streaming is asked for
+    return found.rows
+
+
+def rows_as_shards(rows: Dataset, name: str, image: str | None) -> TableShards:
+    """Rows that can be read by index, as a stream: to be mixed with others."""
+    column = find_images(rows, image)
+    if column is not None:
+        rows = rows.cast_column(column, datasets.Image(decode=False))
+    parts = min(PARTS, len(rows))
+    return TableShards(
+        rows.to_iterable_dataset(num_shards=parts), [f"{name} ({i + 1}/{parts})" for i in range(parts)], column
+    )
+
+
+def _tars(name: str) -> list[str]:
+    """The tar archives that a name stands for; none where it stands for something else."""
+    folder = Path(name).expanduser()
+    if not is_remote(name) and folder.is_dir():
+        return sorted(str(path) for path in folder.iterdir() if path.suffix.lower() == ".tar")
+    if not re.search(r"\.(tar|tgz)\b", name):
+        return []
+    files = _files(name)
+    kinds = {urlsplit(file).path.lower() if is_remote(file) else file.lower() for file in files}
+    packed = next(
+        (file for file in kinds if file.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"))), None
+    )
+    if packed is not None:
+        raise ArgumentError(
+            "train", f"{packed!r} is compressed, so reading cannot begin in the middle of it: unpack it to .tar"
+        )
+    if not all(file.endswith(".tar") for file in kinds):
+        raise ArgumentError("train", f"{name!r} stands for tar archives and other files; give one kind")
+    return files
+
+
+def _files(name: str) -> list[str]:
+    if is_remote(name):
+        return expand(name)
+    files, missing = matching_files(str(Path(name).expanduser()))
+    if missing:
+        raise ArgumentError("train", f"no file matches {missing[0]!r}" + (f", a part of {name!r}" if files else ""))
+    return [str(file) for file in files]
+
+
+def _tables(name: str, chosen: str | None, split: str, image: str | None) -> TableShards:
+    path = Path(name).expanduser()
+    table = is_remote(name) or (path.suffix in READERS and not path.is_dir())
+    files = _files(name) if table else []
+    if files:
+        rows = _load_files(files)
+        return _with_images(rows, files, image, [os.path.dirname(file) for file in files])
+    plain = path.is_dir() and not (path / "state.json").exists() and not (path / "dataset_dict.json").exists()
+    if (path.exists() and not plain) or name.partition("/")[0] == "emoji":
+        return rows_as_shards(load_rows(f"{name}:{chosen}" if chosen else name, split, image), name, image)
+    loaded = datasets.load_dataset(str(path) if path.is_dir() else name, streaming=True)
+    rows = loaded if isinstance(loaded, IterableDataset) else pick(loaded, name, chosen, split)
+    return _with_images(rows, [f"{name} ({i + 1}/{rows.num_shards})" for i in range(rows.num_shards)], image, [])
+
+
+def _load_files(files: Sequence[str]) -> IterableDataset:
+    suffixes = {Path(urlsplit(file).path).suffix.lower() for file in files}
+    if len(suffixes) > 1 or not suffixes <= set(READERS):
+        raise ArgumentError(
+            "train", f"{', '.join(sorted(suffixes))}: give files of one of the kinds .tar, {', '.join(READERS)}"
+        )
+    suffix = suffixes.pop()
+    options = {"sep": "\t"} if suffix == ".tsv" else {}
+    loaded = datasets.load_dataset(READERS[suffix], data_files=list(files), split="train", streaming=True, **options)
+    assert isinstance(loaded, IterableDataset)
+    return loaded
+
+
+def _with_images(rows: IterableDataset, names: Sequence[str], image: str | None, folders: Sequence[str]) -> TableShards:
+    if rows.features is None:
+        rows = rows._resolve_features()  # of CSV and JSON they are known by the first rows only
+    column = find_images(rows, image)
+    if column is not None and isinstance((rows.features or {})[column], datasets.Image):
+        rows = rows.cast_column(column, datasets.Image(decode=False))
+    return TableShards(rows, names, column, folders)
