@@ -113,18 +113,9 @@ class CaptionDataModule(pl.LightningDataModule):
         check_decode(decode)
         self.batch_size, self.workers, self.streaming = batch_size, workers, streaming
         self.inputs: InputSpec | None = None
-        self.wanted = Wanted(
-            image,
-            caption,
-            language_column,
-            languages,
-            templates,
-            concept,
-            distinct_concepts,
-            tuple(extra),
-            tuple(transforms),
-            decode,
-        )
+        of_rows = (tuple(extra), tuple(transforms), decode)
+        texts = (caption, language_column, languages, templates)
+        self.wanted = Wanted(image, *texts, concept, distinct_concepts, *of_rows)
         shares = read_weights(train)
         found = {name: find_shards(name, "train", image, streaming) for name in shares}
         streamed = any(shards is not None for shards in found.values())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Image
 
@@ -33,12 +35,19 @@ def read_rows(rows: Dataset, numbers: Sequence[int], image: str) -> list[dict[st
     """
     table = rows[list(numbers)]
     columns = {name: table[name].to_pylist() for name in table.column_names if name != image}
-    columns[image] = [_encoded(value) for value in table[image]]
+    columns[image] = [value for chunk in table[image].chunks for value in _encoded(chunk)]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _encoded(value: pa.StructScalar) -> dict[str, Any] | None:
-    if not value.is_valid:
-        return None
-    data = value["bytes"]
-    return {"bytes": memoryview(data.as_buffer()) if data.is_valid else None, "path": value["path"].as_py()}
+def _encoded(images: pa.StructArray) -> Iterator[dict[str, Any] | None]:
+    data = images.field("bytes")
+    _, places, values = data.buffers()  # a scalar of Arrow would be a copy
+    ends = np.frombuffer(places, dtype=np.int32, count=data.offset + len(data) + 1)[data.offset :].tolist()
+    view, there = memoryview(values or b""), _valid(data)
+    rows = zip(_valid(images), there, images.field("path").to_pylist(), pairwise(ends), strict=True)
+    for row, some, path, (start, end) in rows:
+        yield {"bytes": view[start:end] if some else None, "path": path} if row else None
+
+
+def _valid(values: pa.Array) -> list[bool]:
+    return values.is_valid().to_pylist() if values.null_count else [True] * len(values)
