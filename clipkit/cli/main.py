@@ -42,6 +42,11 @@ class _Parser(argparse.ArgumentParser):
                     self.error(f"{word} is not known" + (f"; did you mean {near}?" if near else ""))
         return super().parse_known_args(args, namespace)
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Name the nearest choice, where argparse lists all."""
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"there is no {value}. {did_you_mean(value, list(action.choices))}")
+
     def error(self, message: str) -> NoReturn:
         """Print and exit with code 2."""
         stop = "" if message.endswith((".", "?")) else "."

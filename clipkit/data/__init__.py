@@ -12,6 +12,7 @@ from clipkit.data.order import EpochBatches, Place, SampleKey, distinct_order, e
 from clipkit.data.samples import Recipe, Sample, SampleMaker
 from clipkit.data.skips import REASONS, Skipped, TooManyUnusable, Unusable, pack_skips, unpack_skips
 from clipkit.data.source import load_rows
+from clipkit.data.streams import load_stream, open_rows
 
 __all__ = [
     "REASONS",
@@ -41,7 +42,9 @@ __all__ = [
     "fingerprint",
     "fit_image",
     "load_rows",
+    "load_stream",
     "open_image",
+    "open_rows",
     "pack_skips",
     "pixels",
     "sample_rng",
