@@ -20,7 +20,7 @@ from PIL import Image
 
 from clipkit.data.captions import CaptionChoice
 from clipkit.data.images import open_image
-from clipkit.data.sharded import SKIPPED
+from clipkit.data.sharded import KEY, SKIPPED, SOURCE
 from clipkit.data.skips import Skipped, skipped
 
 __all__ = ["Chunk", "Usable", "in_order", "read_chunks", "read_table", "scan"]
@@ -117,7 +117,10 @@ def scan(table: pa.Table, first: int, image: str, choice: CaptionChoice) -> Iter
         except Exception as error:  # decoders raise anything
             value = row.get(image) or {}
             where = value.get("path") if isinstance(value, dict) else None
-            yield skipped(where or "the rows", f"row {first + place}", error, value)
+            source, key = where or "the rows", f"row {first + place}"
+            if left_out is not None:
+                source, key = (table.column(name)[place].as_py() for name in (SOURCE, KEY))
+            yield skipped(source, key, error, value)
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:

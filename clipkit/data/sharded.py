@@ -191,9 +191,10 @@ def _fields(sample: ShardSample, columns: Sequence[str] | None) -> Row:
         UnicodeDecodeError: Where a text is not UTF-8.
         Unusable: Where the JSON is none.
     """
-    texts = {name: data for name, data in sample.members.items() if columns is None or name in columns}
     if columns is None:
-        return {**_json(sample), **{name: text for name, data in texts.items() if (text := _text(data)) is not None}}
+        others = {name: _text(data) for name, data in sample.members.items() if name not in (*IMAGE_MEMBERS, "json")}
+        return {**_json(sample), **{name: text for name, text in others.items() if text is not None}}
+    texts = {name: data for name, data in sample.members.items() if name in columns}
     told = _json(sample) if any(name not in texts for name in columns) else {}
     return {name: texts[name].decode("utf-8-sig") if name in texts else told.get(name) for name in columns}
 
