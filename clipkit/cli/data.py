@@ -75,7 +75,7 @@ def _pack_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         default="jpeg",
         choices=("jpeg", "uint8"),
-        help="uint8 is ten times as large, and nothing is left to decode (%(default)s)",
+        help="uint8 is many times as large, and nothing is left to decode (%(default)s)",
     )
     parser.add_argument("--quality", type=positive, default=90, metavar="Q", help="of JPEG (%(default)s)")
     parser.add_argument(
