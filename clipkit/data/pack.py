@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
-from datasets import Dataset, DatasetInfo, Features, IterableDataset
+from datasets import Dataset, Features, IterableDataset
 
 from clipkit.data.captions import choose_captions
 from clipkit.data.columns import image_column
 from clipkit.data.duplicates import DUPLICATES, Duplicates
 from clipkit.data.hashes import fingerprint
 from clipkit.data.pack_chunk import PackChunk, Packed, drop_rows
-from clipkit.data.packed import MADE_BY, MANIFEST, PLAN, STATE
+from clipkit.data.packed import MADE_BY, MANIFEST, PLAN, STATE, close_folder, write_json
 from clipkit.data.scan import in_order, read_chunks
 from clipkit.data.sharded import SKIPPED
 from clipkit.data.skips import Skipped
@@ -149,7 +149,7 @@ def _begin(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     elif folder.is_dir() and any(path.name != "work" for path in folder.iterdir()):
         raise ArgumentError("DIR", f"{str(folder)!r} is not empty, and no packing was begun in it; name another folder")
     (folder / "work").mkdir(parents=True, exist_ok=True)
-    _write_json(folder / PLAN, settings)
+    write_json(folder / PLAN, {"command": f"{MADE_BY} {settings['source']} {folder}", **settings})
     return None
 
 
@@ -193,12 +193,14 @@ def _commit(folder: Path, packed: Packed, known: Duplicates, features: Features)
     os.replace(packed.file, folder / name)
     rows, hashes = [packed.rows[place] for place in kept], [packed.hashes[place] for place in kept]
     record = _Record(name, packed.read, rows, size, digest, hashes, sorted(left_out, key=_row))
-    _write_json(_record(folder, packed.number), record)
+    write_json(_record(folder, packed.number), record)
     return record
 
 
 def _finish(folder: Path, settings: dict[str, Any], features: Features, records: list[_Record]) -> dict[str, Any]:
-    shards = [{"file": r.file, "rows": len(r.rows), "bytes": r.bytes, "sha256": r.sha256} for r in records if r.rows]
+    shards: list[dict[str, Any]] = [
+        {"file": r.file, "rows": len(r.rows), "bytes": r.bytes, "sha256": r.sha256} for r in records if r.rows
+    ]
     if not shards:
         reasons = ", ".join(f"{count} {reason}" for reason, count in _skipped(records).items()) or "there is no row"
         raise ArgumentError("SPEC", f"no row can be used: {reasons}")
@@ -215,27 +217,12 @@ def _finish(folder: Path, settings: dict[str, Any], features: Features, records:
     }
     lines = [json.dumps(skip._asdict(), ensure_ascii=False) + "\n" for record in records for skip in record.skipped]
     (folder / "skipped.jsonl").write_text("".join(lines), encoding="utf-8")
-    DatasetInfo(features=features).write_to_directory(str(folder))
     for record in records:
         if not record.rows:
             (folder / record.file).unlink()
-    _write_json(folder / MANIFEST, manifest)
-    _write_json(folder / STATE, _state(shards, digest[:16]))
-    shutil.rmtree(folder / "work")
+    write_json(folder / MANIFEST, manifest)
+    close_folder(folder, [shard["file"] for shard in shards], features, digest[:16])
     return manifest
-
-
-def _state(shards: Sequence[dict[str, Any]], fingerprint: str) -> dict[str, Any]:
-    """What ``datasets.load_from_disk`` reads."""
-    return {
-        "_data_files": [{"filename": shard["file"]} for shard in shards],
-        "_fingerprint": fingerprint,
-        "_format_columns": None,
-        "_format_kwargs": {},
-        "_format_type": None,
-        "_output_all_columns": False,
-        "_split": None,
-    }
 
 
 def _skipped(records: Sequence[_Record]) -> Counter[str]:
@@ -257,13 +244,3 @@ def _thumbnails(folder: Path, number: int) -> Path:
 def _row(skip: Skipped) -> int:
     number = skip.key.removeprefix("row ")
     return int(number) if number.isdecimal() else -1  # a sample of a shard has a name
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """Under another name first, so that a file of this name is whole."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=None if isinstance(value, tuple) else 2, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)

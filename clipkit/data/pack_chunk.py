@@ -23,7 +23,7 @@ from clipkit.data.near_duplicates import thumbnail
 from clipkit.data.scan import Chunk, Usable, read_table, scan
 from clipkit.data.skips import Skipped
 
-__all__ = ["PackChunk", "Packed", "content_hash", "drop_rows", "ppm", "shrink"]
+__all__ = ["PackChunk", "Packed", "content_hash", "drop_rows", "ppm", "shrink", "write_stream"]
 
 ROWS_PER_BATCH = 64
 """Of Arrow: few enough that a batch of 256-pixel images stays far below the 2 GiB of a binary column."""
@@ -78,7 +78,7 @@ class PackChunk:
             else:
                 left_out.append(row)
         file = self.folder / f"{chunk.number:05}.{os.getpid()}.arrow"
-        _write(file, self.features.arrow_schema, self._batches(table, found))
+        write_stream(file, self.features.arrow_schema, self._batches(table, found))
         numbers, hashes = [chunk.first + place for place, *_ in found], [digest for *_, digest in found]
         stacked = np.stack(thumbnails) if thumbnails else None
         return Packed(file, chunk.number, len(table), numbers, hashes, stacked, left_out)
@@ -128,11 +128,12 @@ def drop_rows(file: Path, schema: pa.Schema, kept: list[int]) -> None:
     with pa.memory_map(str(file)) as source:
         table = pa.ipc.open_stream(source).read_all()
         parts = (kept[begin : begin + ROWS_PER_BATCH] for begin in range(0, len(kept), ROWS_PER_BATCH))
-        _write(file.with_suffix(".kept"), schema, (table.take(part) for part in parts))
+        write_stream(file.with_suffix(".kept"), schema, (table.take(part) for part in parts))
     os.replace(file.with_suffix(".kept"), file)
 
 
-def _write(file: Path, schema: pa.Schema, tables: Iterable[Any]) -> None:
+def write_stream(file: Path, schema: pa.Schema, tables: Iterable[Any]) -> None:
+    """Write tables as an Arrow IPC stream of small batches, which can be mapped into memory."""
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for table in tables:
             writer.write_table(table, max_chunksize=ROWS_PER_BATCH)

@@ -1,16 +1,28 @@
-"""A folder that ``clipkit data pack`` wrote: whether it is whole, and what tells it from another."""
+"""A folder of memory-mapped shards that ``clipkit data`` wrote: whether it is whole, and what tells it from another."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, DatasetInfo, Features
 
 from clipkit.types import ArgumentError
 
-__all__ = ["MADE_BY", "MANIFEST", "PLAN", "STATE", "packed_fingerprint", "refuse_unfinished"]
+__all__ = [
+    "MADE_BY",
+    "MANIFEST",
+    "PLAN",
+    "STATE",
+    "close_folder",
+    "packed_fingerprint",
+    "refuse_unfinished",
+    "write_json",
+]
 
 MADE_BY = "clipkit data pack"
 MANIFEST = "manifest.json"
@@ -20,15 +32,41 @@ STATE = "state.json"
 
 
 def refuse_unfinished(folder: Path) -> None:
-    """Check that a folder is not one whose packing was stopped.
+    """Check that a folder is not one whose writing was stopped.
 
     Raises:
         ArgumentError: For ``train``, saying how to go on.
     """
     if (folder / PLAN).is_file() and not (folder / STATE).is_file():
-        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-        message = f"{str(folder)!r} is packed in part only; `clipkit data pack {plan['source']} {folder}`, with the "
-        raise ArgumentError("train", f"{message}options it was begun with, goes on where it stopped")
+        command = json.loads((folder / PLAN).read_text(encoding="utf-8"))["command"]
+        message = f"{str(folder)!r} is written in part only; `{command}`, with the options it was begun with,"
+        raise ArgumentError("train", f"{message} goes on where it stopped")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Under another name first, so that a file of this name is whole."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=None if isinstance(value, tuple) else 2, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def close_folder(folder: Path, files: Sequence[str], features: Features, fingerprint: str) -> None:
+    """Write what ``datasets.load_from_disk`` reads beside Arrow streams, and take away what only resuming needs."""
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": file} for file in files],
+        "_fingerprint": fingerprint,
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    DatasetInfo(features=features).write_to_directory(str(folder))
+    write_json(folder / STATE, state)
+    shutil.rmtree(folder / "work")
 
 
 def packed_fingerprint(rows: Dataset) -> str | None:

@@ -71,6 +71,8 @@ def test_a_packed_folder_is_packed_checked_and_trained_on(pictures, capsys):
         (["check", "emoji/cells", "--limit", "0"], "0 is less than 1"),
         (["pack", "emoji/cells", "out", "--format", "jpg"], "there is no jpg. Did you mean jpeg?"),
         (["pack", "emoji/cells", "pictures"], "DIR: 'pictures' is not empty"),
+        (["build-icons", "out", "--from", "none"], "--from: there is no folder none."),
+        (["build-icons", "out", "--from", "pictures"], "--from: 'pictures' holds no collections.json"),
         (["pack", "emoji/cells"], "the following arguments are required: DIR"),
     ],
 )
@@ -81,7 +83,7 @@ def test_mistakes_are_told_in_a_line(pictures, words, message, capsys):
     assert message in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [[], ["check"], ["pack"], ["build-emoji"]])
+@pytest.mark.parametrize("words", [[], ["check"], ["pack"], ["build-icons"], ["build-emoji"]])
 def test_help_imports_nothing_heavy(words):
     code = "import sys; from clipkit.cli.main import main; code = main(sys.argv[1:]); print(code, *sys.modules)"
     done = subprocess.run(
