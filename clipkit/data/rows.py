@@ -43,7 +43,7 @@ def _encoded(images: pa.StructArray) -> Iterator[dict[str, Any] | None]:
     data = images.field("bytes")
     _, places, values = data.buffers()  # a scalar of Arrow would be a copy
     ends = np.frombuffer(places, dtype=np.int32, count=data.offset + len(data) + 1)[data.offset :].tolist()
-    view, there = memoryview(values or b""), _valid(data)
+    view, there = memoryview(values or b"").cast("B"), _valid(data)  # Arrow's own are signed
     rows = zip(_valid(images), there, images.field("path").to_pylist(), pairwise(ends), strict=True)
     for row, some, path, (start, end) in rows:
         yield {"bytes": view[start:end] if some else None, "path": path} if row else None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as Pillow
 
+from clipkit.data import open_image
 from clipkit.data.arrays import read_array
 from clipkit.data.rows import mapped, read_rows
 
@@ -37,3 +41,11 @@ def test_as_the_library_gives_them(rows, numbers, chosen):
 def test_bytes_are_not_copied(rows):
     one, other = (read_rows(mapped(rows, ["image"], "image"), [3], "image")[0]["image"] for _ in range(2))
     assert np.shares_memory(read_array(one), read_array(other))
+
+
+def test_a_jpeg_is_decoded_where_it_lies():
+    file = io.BytesIO()
+    Pillow.new("RGB", (9, 8), "red").save(file, "JPEG")
+    rows = Dataset.from_dict({"image": [{"bytes": file.getvalue(), "path": None}]}, features=Features(image=Image()))
+    read = read_rows(mapped(rows, ["image"], "image"), [0], "image")[0]["image"]
+    assert np.array_equal(read_array(read), np.asarray(open_image(read)))
