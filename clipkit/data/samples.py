@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from clipkit.data.augment import SampleTransform
 from clipkit.data.captions import CaptionChoice
 from clipkit.data.hashes import stable_id
 from clipkit.data.images import fit_image, open_image, to_pixels
-from clipkit.data.skips import Skipped
+from clipkit.data.skips import Skipped, Unusable
 from clipkit.types import InputSpec
 
 __all__ = ["Sample", "SampleMaker"]
@@ -76,9 +77,18 @@ class SampleMaker(NamedTuple):
                 image, (caption, *_) = transform(image, [caption], rng)
         assert self.spec is not None  # a loader is made of the model's
         made = to_pixels(fit_image(image, self.spec, rng))
-        return Sample(made, caption, self._id(row, number, caption), position, {name: row[name] for name in self.extra})
+        extra = {name: _valued(row, name, Real) for name in self.extra}
+        return Sample(made, caption, self._id(row, number, caption), position, extra)
 
     def _id(self, row: Mapping[str, Any], number: int, caption: str) -> int:
         if self.concept == "row":
             return number
-        return stable_id(caption if self.concept == "caption" else row[self.concept])
+        return stable_id(caption if self.concept == "caption" else _valued(row, self.concept, str, Real))
+
+
+def _valued(row: Mapping[str, Any], column: str, *kinds: type) -> Any:
+    """What a row has in a column; of a stream only the first rows' kinds are known beforehand."""
+    value = row[column]
+    if not isinstance(value, kinds) or (isinstance(value, Integral) and abs(int(value)) >= 1 << 63):
+        raise Unusable("bad_value", f"its {column} is {str(value)[:40]!r}")
+    return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tarfile
 import zlib
 
 import numpy as np
@@ -128,3 +129,65 @@ def text_of(raw):
     return pa.Array.from_buffers(
         pa.string(), len(raw), [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(b"".join(raw))]
     )
+
+
+# What stands beside a sample's image, and the reason it is skipped for.
+BESIDE = {
+    "no caption": ({"json": b'{"width": 1}'}, "no_caption"),
+    "empty caption": ({"txt": b""}, "no_caption"),
+    "blank caption": ({"txt": b" \n\t"}, "no_caption"),
+    "broken caption": ({"txt": b"\xff\xfe\xfa broken"}, "bad_text"),
+    "utf-16 caption": ({"txt": "thing".encode("utf-16")}, "bad_text"),
+    "enormous caption": ({"txt": b"a" * (17 << 20)}, "too_large"),
+    "number for a caption": ({"json": b'{"txt": 5, "width": 1}'}, "bad_text"),
+    "nan for a caption": ({"json": b'{"txt": NaN, "width": 1}'}, "bad_text"),
+    "object for a caption": ({"json": b'{"txt": {"en": "thing"}, "width": 1}'}, "bad_text"),
+    "numbers for captions": ({"json": b'{"txt": [1, 2], "width": 1}'}, "bad_text"),
+    "half a letter": ({"json": b'{"txt": "a \\ud800 b", "width": 1}'}, "bad_text"),
+    "json cut off": ({"json": b'{"txt": "thing", "wi'}, "bad_text"),
+    "json nested without end": ({"json": b"[" * 200_000}, "bad_text"),
+    "enormous json": ({"json": b" " * (17 << 20)}, "too_large"),
+    "json that is a list": ({"json": b"[1, 2]"}, "no_caption"),
+    "no number": ({"txt": b"thing", "json": b"{}"}, "bad_value"),
+    "text for a number": ({"txt": b"thing", "json": b'{"width": "12px"}'}, "bad_value"),
+    "a number too large": ({"txt": b"thing", "json": b'{"width": 1%s}' % (b"0" * 30)}, "bad_value"),
+    "fields of our names": ({"json": b'{"txt": "thing", "width": 1, "image": "a.jpg", "__key__": 5}'}, None),
+}
+
+
+def members(key, image=PNG, **beside):
+    """A sample of a shard: image, caption and JSON, unless others are given."""
+    beside = beside or {"txt": b"thing"}
+    return [
+        (f"{key}.png", image),
+        *((f"{key}.{kind}", data) for kind, data in {"json": b'{"width": 1}', **beside}.items()),
+    ]
+
+
+def tar(members):
+    """An archive of (name, content)."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def links():
+    """An archive of what is no file."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
+            info = tarfile.TarInfo("x.png")
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+    return file.getvalue()
+
+
+def claims(size):
+    """The header of a member that claims to be so large."""
+    info = tarfile.TarInfo("large.png")
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT)
