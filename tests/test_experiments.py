@@ -38,6 +38,13 @@ few:
 SMALLER: dict[str, tuple[str, ...]] = {
     "emoji": FEWER_TASKS,
     "emoji_siglip": FEWER_TASKS,
+    "icons": (
+        "--data.train=emoji/cells",  # built on demand, not shipped
+        "--data.caption=name",
+        "--model.model.vision.name=resnet10t",
+        "--model.model.vision.image_size=32",
+        "--model.model.text.config.num_hidden_layers=1",
+    ),
     "vit_b32": ("--model.model.vision.image_size=64", "--model.model.vision.timm_kwargs={depth: 1}", *CLIP_TEXT),
     "rn50": ("--model.model.vision.image_size=32", *CLIP_TEXT),
     "vit_l14": ("--model.model.vision.image_size=28", "--model.model.vision.timm_kwargs={depth: 1}", *CLIP_TEXT),

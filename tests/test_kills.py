@@ -201,13 +201,9 @@ def test_killed_during_validation(undisturbed, tmp_path):
     assert runs.seen() == undisturbed(words).seen()
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="an open gap: resumed a second time within an epoch, two ranks go on with the right samples, but Lightning "
-    "counts the batches of the epoch from 0 again, so that the run takes more steps",
-)
-def test_two_ranks(undisturbed, tmp_path):
-    words = ["--data.workers=0", "--trainer.devices=2", "--trainer.strategy=ddp_fork"]
+@pytest.mark.parametrize("case", ["workers 0", "streaming, workers 2"])
+def test_two_ranks(case, undisturbed, tmp_path):
+    words = [*CASES[case], "--trainer.devices=2", "--trainer.strategy=ddp_fork"]
     whole = undisturbed(words)
     runs = Runs(tmp_path / "run", words)
     for lines in (15, 4):

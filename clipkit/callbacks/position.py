@@ -24,6 +24,11 @@ class SamplePosition(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin between two optimiser steps."""
         self.pending = 0
+        loop = trainer.fit_loop
+        if loop.restarted_mid_epoch and loop.epoch_progress.current.completed == loop.epoch_progress.current.ready:
+            # Resumed after the last batch of an epoch, it counts that one as done but the next one never as begun: a
+            # checkpoint within it would be taken for one of a finished epoch, and its batches counted from 0 again.
+            loop.reset_restart_stage()
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint):
                 # It forgets over a resume that this step is saved, and would save it again in the middle of the next.

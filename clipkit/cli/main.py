@@ -21,6 +21,7 @@ COMMANDS = {
     "validate": "run an experiment's validation, on a checkpoint too",
     "evaluate": "measure a checkpoint on tasks",
     "data": "build or check data sets",
+    "bench": "measure how fast a data set is loaded",
     "replay": "hand metrics that were kept on disk to the tracking server",
 }
 """Each is a module of this package with ``add_arguments(parser)`` and ``run(args)``."""
@@ -41,6 +42,11 @@ class _Parser(argparse.ArgumentParser):
                     near = nearest(word, known)
                     self.error(f"{word} is not known" + (f"; did you mean {near}?" if near else ""))
         return super().parse_known_args(args, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Name the nearest choice, where argparse lists all."""
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"there is no {value}. {did_you_mean(value, list(action.choices))}")
 
     def error(self, message: str) -> NoReturn:
         """Print and exit with code 2."""

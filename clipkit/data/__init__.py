@@ -9,9 +9,10 @@ from clipkit.data.hashes import fingerprint
 from clipkit.data.images import fit_image, open_image, pixels, to_pixels
 from clipkit.data.module import CaptionDataModule
 from clipkit.data.order import EpochBatches, Place, SampleKey, distinct_order, epoch_order, sample_rng
-from clipkit.data.samples import Sample, SampleMaker
+from clipkit.data.samples import Recipe, Sample, SampleMaker
 from clipkit.data.skips import REASONS, Skipped, TooManyUnusable, Unusable, pack_skips, unpack_skips
 from clipkit.data.source import load_rows
+from clipkit.data.streams import load_stream, open_rows
 
 __all__ = [
     "REASONS",
@@ -26,6 +27,7 @@ __all__ = [
     "Place",
     "RandomAffine",
     "RandomResizedCrop",
+    "Recipe",
     "Sample",
     "SampleKey",
     "SampleMaker",
@@ -40,7 +42,9 @@ __all__ = [
     "fingerprint",
     "fit_image",
     "load_rows",
+    "load_stream",
     "open_image",
+    "open_rows",
     "pack_skips",
     "pixels",
     "sample_rng",

@@ -1,7 +1,8 @@
 """Sample transforms: ``(image, captions, rng) -> (image, captions)``, so that one may change both together.
 
 The captions are those drawn for the image, one a view of the text. A transform draws from ``rng`` alone, which belongs
-to the sample, and gives back images in RGB of any size: the model's size is made at the end.
+to the sample, and gives back images in RGB of any size: the model's size is made at the end. Images are PIL's; one with
+an attribute ``takes_arrays`` that is true may also get a uint8 array (H, W, 3), and gives back such a one.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from clipkit.data.arrays import Pixels, stretch
 from clipkit.types import ArgumentError
 
 __all__ = ["ColorJitter", "Flip", "Grayscale", "RandomAffine", "RandomResizedCrop", "SampleTransform", "Tint"]
 
+Picture = TypeVar("Picture", Image.Image, Pixels)
 Sample = tuple[Image.Image, list[str]]
 SampleTransform = Callable[[Image.Image, list[str], np.random.Generator], Sample]
 
@@ -38,33 +42,38 @@ class RandomResizedCrop:
     ratio: tuple[float, float] = (0.75, 4 / 3)
     size: int | None = None
     interpolation: str = "bicubic"
+    takes_arrays: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         _check_range("scale", self.scale, 1.0)
         _check_range("ratio", self.ratio, float("inf"))
 
-    def __call__(self, image: Image.Image, captions: list[str], rng: np.random.Generator) -> Sample:
+    def __call__(self, image: Picture, captions: list[str], rng: np.random.Generator) -> tuple[Picture, list[str]]:
         """Crop, and stretch where a size is given."""
-        left, top, width, height = self._part(image, rng)
+        if isinstance(image, np.ndarray):
+            left, top, width, height = self._part(image.shape[1], image.shape[0], rng)
+            part = image[top : top + height, left : left + width]
+            return part if self.size is None else stretch(part, self.size, self.size, self.interpolation), captions
+        left, top, width, height = self._part(image.width, image.height, rng)
         box = (left, top, left + width, top + height)
         if self.size is None:
             return image.crop(box), captions
         return image.crop(box).resize((self.size,) * 2, getattr(Image.Resampling, self.interpolation.upper())), captions
 
-    def _part(self, image: Image.Image, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        low, high = np.log(self.ratio)
-        for _ in range(10):
-            area = image.width * image.height * rng.uniform(*self.scale)
-            ratio = np.exp(rng.uniform(low, high))
-            width, height = round(float(np.sqrt(area * ratio))), round(float(np.sqrt(area / ratio)))
-            if 0 < width <= image.width and 0 < height <= image.height:
-                free_x, free_y = image.width - width, image.height - height
+    def _part(self, whole_width: int, whole_height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        low, high = map(math.log, self.ratio)
+        for _ in range(10):  # `rng.uniform` gives the same and takes eight times as long
+            area = whole_width * whole_height * (self.scale[0] + (self.scale[1] - self.scale[0]) * rng.random())
+            ratio = math.exp(low + (high - low) * rng.random())
+            width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < width <= whole_width and 0 < height <= whole_height:
+                free_x, free_y = whole_width - width, whole_height - height
                 return int(rng.integers(free_x + 1)), int(rng.integers(free_y + 1)), width, height
         # The image is too long for any such part: the largest central one of a shape allowed.
-        width = min(image.width, max(1, round(image.height * self.ratio[1])))
-        height = min(image.height, max(1, round(image.width / self.ratio[0])))
-        return (image.width - width) // 2, (image.height - height) // 2, width, height
+        width = min(whole_width, max(1, round(whole_height * self.ratio[1])))
+        height = min(whole_height, max(1, round(whole_width / self.ratio[0])))
+        return (whole_width - width) // 2, (whole_height - height) // 2, width, height
 
 
 @dataclass(frozen=True)
@@ -116,16 +125,20 @@ class Flip:
 
     p: float = 0.5
     words: tuple[tuple[str, str], ...] = (("left", "right"),)
+    takes_arrays: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the share."""
         _check_share(self.p)
 
-    def __call__(self, image: Image.Image, captions: list[str], rng: np.random.Generator) -> Sample:
+    def __call__(self, image: Picture, captions: list[str], rng: np.random.Generator) -> tuple[Picture, list[str]]:
         """Flip image and captions together, or neither."""
         if rng.random() >= self.p:
             return image, captions
-        return ImageOps.mirror(image), [self._pattern.sub(self._other, text) for text in captions]
+        captions = [self._pattern.sub(self._other, text) for text in captions]
+        if isinstance(image, np.ndarray):
+            return image[:, ::-1].copy(), captions  # PyTorch takes no view that runs backwards
+        return ImageOps.mirror(image), captions
 
     @cached_property
     def _swap(self) -> dict[str, str]:

@@ -17,12 +17,13 @@ import io
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipkit.data.emoji_sources import PACKAGES, SIZE, Concept, Drawing, read_concepts, read_drawings
+from clipkit.data.svg import rasterise
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -32,11 +33,12 @@ VOCABULARY = 8192
 SPECIAL_TOKENS = ("<pad>", "<start>", "<end>")
 
 
-def fetch_packages(folder: Path) -> Path:
-    """Install the three npm packages under ``folder``.
+def fetch_packages(folder: Path, packages: Sequence[str] = PACKAGES) -> Path:
+    """Install npm packages under ``folder``.
 
     Args:
         folder: where to install; made when absent.
+        packages: name and version of each; the three of the emoji set by default.
 
     Returns:
         The ``node_modules`` folder that ``build_emoji`` takes.
@@ -47,10 +49,10 @@ def fetch_packages(folder: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise RuntimeError(
-            "npm was not found: install Node.js, or pass a node_modules folder that holds " + ", ".join(PACKAGES)
+            "npm was not found: install Node.js, or pass a node_modules folder that holds " + ", ".join(packages)
         )
     folder.mkdir(parents=True, exist_ok=True)
-    command = [npm, "install", "--silent", "--no-fund", "--no-audit", "--prefix", str(folder), *PACKAGES]
+    command = [npm, "install", "--silent", "--no-fund", "--no-audit", "--prefix", str(folder), *packages]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         message = done.stderr.strip() or done.stdout.strip() or "no message"
@@ -128,18 +130,7 @@ def render(svg: str) -> tuple[bytes, str]:
     Raises:
         ModuleNotFoundError: the renderer is not installed.
     """
-    from PIL import Image
-
-    try:
-        import resvg_py
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "rendering needs resvg-py: pip install 'clipkit-experiments[build]'", name="resvg_py"
-        ) from error
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE, background="#ffffff", skip_system_fonts=True)
-    image = Image.open(io.BytesIO(bytes(png))).convert("RGB")
-    if image.size != (SIZE, SIZE):
-        raise ValueError(f"rendered {image.size} instead of {SIZE} x {SIZE}: {svg[:200]}")
+    image = rasterise(svg, SIZE)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=90, method=6)
     return buffer.getvalue(), hashlib.sha256(image.tobytes()).hexdigest()[:16]

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 
 from clipkit.data.order import SampleKey, sample_rng
+from clipkit.data.rows import mapped, read_rows
 from clipkit.data.samples import Sample, SampleMaker
 from clipkit.data.skips import Skipped, TooManyUnusable, pack_skips, skipped
 from clipkit.tokens import Tokenizer
@@ -37,8 +38,8 @@ class CaptionedImages(TorchDataset[Sample]):
     """
 
     def __init__(self, rows: Dataset, maker: SampleMaker, seed: int = 0) -> None:
-        self.maker, self.seed = maker, seed
-        self.rows = rows.select_columns(maker.columns).cast_column(maker.image, Image(decode=False))
+        self.maker, self.recipe, self.seed = maker, maker.recipe, seed
+        self.rows = mapped(rows, maker.recipe.columns, maker.recipe.image)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -51,10 +52,9 @@ class CaptionedImages(TorchDataset[Sample]):
             TooManyUnusable: Where ``ATTEMPTS`` rows in a row cannot be used.
         """
         try:
-            columns = self.rows[[key.row for key in keys]]
+            rows = read_rows(self.rows, [key.row for key in keys], self.recipe.image)
         except Exception:  # text that is not UTF-8, for one: row by row, to find which
             return [self._sample(None, key) for key in keys]
-        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         return [self._sample(row, key) for row, key in zip(rows, keys, strict=True)]
 
     def __getitem__(self, key: SampleKey) -> Sample:
@@ -67,7 +67,7 @@ class CaptionedImages(TorchDataset[Sample]):
         while len(left_out) < ATTEMPTS:
             rng = self._rng(key, len(left_out))
             try:
-                row = self.rows[number] if row is None else row
+                row = read_rows(self.rows, [number], self.recipe.image)[0] if row is None else row
                 sample = self.maker.make(row, number, key.position, rng)
             except Exception as error:  # decoders raise anything
                 left_out.append(self._skipped(row or {}, number, error))
@@ -80,17 +80,17 @@ class CaptionedImages(TorchDataset[Sample]):
 
     def _rng(self, key: SampleKey, attempt: int) -> np.random.Generator | None:
         again = (attempt,) if attempt else ()
-        return sample_rng(self.seed, key.epoch, key.position, *again) if self.maker.train else None
+        return sample_rng(self.seed, key.epoch, key.position, *again) if self.recipe.train else None
 
     def _instead(self, key: SampleKey, attempt: int) -> int:
         """Another row: drawn in training, in validation one of those that follow."""
-        if not self.maker.train:
+        if not self.recipe.train:
             return (key.row + attempt) % len(self.rows)
         return int(sample_rng(self.seed, key.epoch, key.position, attempt, 0).integers(len(self.rows)))
 
     def _skipped(self, row: dict[str, Any], number: int, error: Exception) -> Skipped:
-        image = row.get(self.maker.image) or {}
-        rows = f"the {'training' if self.maker.train else 'validation'} rows"
+        image = row.get(self.recipe.image) or {}
+        rows = f"the {'training' if self.recipe.train else 'validation'} rows"
         return skipped(image.get("path") or rows, f"row {number}", error, image)
 
 
@@ -112,7 +112,8 @@ class Collate:
         tokens, mask, cut = self.tokenizer.encode([sample.caption[:MOST_CHARACTERS] for sample in samples])
         extra = {name: torch.as_tensor([sample.extra[name] for sample in samples]) for name in samples[0].extra}
         return ImageTextBatch(
-            image=torch.stack([sample.image for sample in samples]),
+            # Channels last, as they come: on the device the vision tower turns them faster than a worker would.
+            image=torch.stack([sample.image.permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2),
             tokens=tokens,
             mask=mask,
             concept=torch.tensor([sample.concept for sample in samples], dtype=torch.int64),

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clipkit.data.svg import svg_document
+
 PACKAGES = ("@iconify/json@2.2.535", "emojibase-data@17.0.0", "openmoji@17.0.0")
 STYLES = ("emojione", "fluent-emoji", "fluent-emoji-flat", "noto", "noto-v1", "openmoji", "twemoji")
 SIZE = 64
@@ -111,7 +113,7 @@ def read_drawings(packages: Path, concepts: list[Concept]) -> Iterator[Drawing]:
             candidates = [icons[style].get(code, "")] if icons[style] else by_name[code]
             found = next((name for name in candidates if name in data["icons"]), None)
             if found is not None:
-                yield Drawing(concept.hexcode, style, _svg(data, found))
+                yield Drawing(concept.hexcode, style, svg_document(data, found, SIZE))
 
 
 def _json(packages: Path, name: str) -> Any:
@@ -151,13 +153,3 @@ def _words(slug: str) -> str:
 def _plain(hexcode: str) -> str:
     """A hexcode without the variation selector, which some sets write and others do not."""
     return "-".join(part for part in hexcode.upper().split("-") if part != "FE0F")
-
-
-def _svg(data: dict[str, Any], name: str) -> str:
-    """An icon as a document: its own view box, else the set's, else 16 x 16."""
-    icon = data["icons"][name]
-    left, top = (icon.get(key, data.get(key, 0)) for key in ("left", "top"))
-    width, height = (icon.get(key, data.get(key, 16)) for key in ("width", "height"))
-    space = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    box = f'width="{SIZE}" height="{SIZE}" viewBox="{left} {top} {width} {height}"'
-    return f"<svg {space} {box}>{icon['body']}</svg>"

@@ -16,6 +16,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from clipkit.data.columns import stored
+from clipkit.data.packed import packed_fingerprint
 
 __all__ = ["concept_ids", "fingerprint", "hold_out", "stable_id"]
 
@@ -61,8 +62,11 @@ def hold_out(rows: Dataset, fraction: float, image: str) -> tuple[Dataset, Datas
 def fingerprint(rows: Dataset, sample: int = 256) -> str:
     """16 hex digits that tell one data set from another: its size, columns and an even sample of its rows.
 
-    Images count by their bytes, wherever they lie.
+    Images count by their bytes, wherever they lie. A packed folder, whole and as it is, has its own in its manifest: of
+    every byte.
     """
+    if (packed := packed_fingerprint(rows)) is not None:
+        return packed
     digest = hashlib.sha256(f"{len(rows)} {sorted(rows.column_names)}".encode())
     images = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
     for name in images:

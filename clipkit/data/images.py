@@ -15,7 +15,7 @@ from torch import Tensor
 from clipkit.data.skips import MOST_PIXELS, Unusable
 from clipkit.types import InputSpec
 
-__all__ = ["fit_image", "open_image", "pixels", "to_pixels"]
+__all__ = ["fit_image", "open_image", "pixels", "place", "to_pixels"]
 
 USUAL_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # "I" is what 16-bit PGM files come as
@@ -26,8 +26,8 @@ def open_image(value: Any) -> Image.Image:
     """An upright RGB image of 8 bits a channel, transparency laid on white; of an animation the first frame.
 
     Args:
-        value: A PIL image, a path, encoded bytes, a uint8 array (H, W), (H, W, 3) or (H, W, 4), or the
-            ``{"bytes", "path"}`` of a data set.
+        value: A PIL image, a path, encoded bytes or a memoryview of such, a uint8 array (H, W), (H, W, 3) or
+            (H, W, 4), or the ``{"bytes", "path"}`` of a data set.
 
     Raises:
         TypeError: For anything else.
@@ -37,9 +37,9 @@ def open_image(value: Any) -> Image.Image:
     """
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
-    if value is None or (isinstance(value, str | bytes) and not value):
+    if value is None or (isinstance(value, str | bytes | memoryview) and not value):
         raise Unusable("no_image", "there is no image")
-    if isinstance(value, bytes):
+    if isinstance(value, bytes | memoryview):
         value = _open(io.BytesIO(value))
     elif isinstance(value, str | Path):
         value = _open(value)
@@ -63,21 +63,28 @@ def fit_image(image: Image.Image, spec: InputSpec, rng: np.random.Generator | No
     """
     height, width = spec.image_size
     filter_ = getattr(Image.Resampling, spec.interpolation.upper())
-    if height * image.width >= width * image.height:
-        size = max(width, height * image.width // image.height), height
-    else:
-        size = width, max(height, width * image.height // image.width)
-    free_x, free_y = size[0] - width, size[1] - height
-    if rng is None:
-        left, top = round(free_x / 2), round(free_y / 2)
-    else:
-        left, top = int(rng.random() * (free_x + 1)), int(rng.random() * (free_y + 1))
+    size, left, top = place(image.width, image.height, spec, rng)
     if size[0] * size[1] > STRETCH * width * height:  # a thin line: what would be cropped away is never made
         x, y = image.width / size[0], image.height / size[1]
         return image.resize((width, height), filter_, box=(left * x, top * y, (left + width) * x, (top + height) * y))
     if size != image.size:
         image = image.resize(size, filter_)
     return image if image.size == (width, height) else image.crop((left, top, left + width, top + height))
+
+
+def place(
+    width: int, height: int, spec: InputSpec, rng: np.random.Generator | None
+) -> tuple[tuple[int, int], int, int]:
+    """Where ``fit_image`` crops: the (width, height) it resizes an image to, and the left and top edge therein."""
+    high, wide = spec.image_size
+    if high * width >= wide * height:
+        size = max(wide, high * width // height), high
+    else:
+        size = wide, max(high, wide * height // width)
+    free_x, free_y = size[0] - wide, size[1] - high
+    if rng is None:
+        return size, round(free_x / 2), round(free_y / 2)
+    return size, int(rng.random() * (free_x + 1)), int(rng.random() * (free_y + 1))
 
 
 def to_pixels(image: Image.Image) -> Tensor:

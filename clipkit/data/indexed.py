@@ -16,7 +16,7 @@ from clipkit.data.hashes import fingerprint
 from clipkit.data.loader import Loader
 from clipkit.data.mixture import Mixture, mixed_order
 from clipkit.data.order import EpochBatches, Place
-from clipkit.data.samples import SampleMaker
+from clipkit.data.samples import Recipe, SampleMaker
 from clipkit.distributed import rank
 from clipkit.types import InputSpec
 
@@ -28,7 +28,7 @@ class IndexedTraining:
 
     Args:
         rows: The data.
-        maker: Makes samples of rows.
+        recipe: How samples are made of the rows.
         batch_size: Images per device and step.
         seed: Seed of order, captions and augmentation.
         concepts: (N,) given to have only distinct ones in each global batch.
@@ -44,13 +44,13 @@ class IndexedTraining:
     def __init__(
         self,
         rows: Dataset,
-        maker: SampleMaker,
+        recipe: Recipe,
         batch_size: int,
         seed: int,
         concepts: NDArray[np.int64] | None = None,
         mixture: Mixture | None = None,
     ) -> None:
-        self.rows, self.maker, self.batch_size, self.seed = rows, maker, batch_size, seed
+        self.rows, self.recipe, self.batch_size, self.seed = rows, recipe, batch_size, seed
         self.concepts, self.mixture = concepts, mixture
         self.place = Place()
         self.batches = self._order(0, 1, 1, self._reached)
@@ -76,7 +76,7 @@ class IndexedTraining:
         """
         start = (lambda: Place(1)) if fixed else self._reached
         self.batches = self._order(*ranks, accumulated, start)
-        samples = CaptionedImages(self.rows, self.maker._replace(spec=spec), self.seed)
+        samples = CaptionedImages(self.rows, SampleMaker(self.recipe, spec), self.seed)
         return Loader(samples, workers, persistent=True, batch_sampler=self.batches, collate_fn=Collate(spec))
 
     def advance(self, batches: int) -> None:

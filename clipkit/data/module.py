@@ -19,6 +19,7 @@ from clipkit.data.indexed import IndexedTraining
 from clipkit.data.loader import Loader
 from clipkit.data.mixture import join_rows, mixture_of, read_weights
 from clipkit.data.order import SampleKey
+from clipkit.data.prepare import check_decode
 from clipkit.data.reading import Captioned, Wanted, captioned, first_rows, stream_sources
 from clipkit.data.samples import SampleMaker
 from clipkit.data.sharded import Shards
@@ -69,6 +70,8 @@ class CaptionDataModule(pl.LightningDataModule):
         window: Rows of a stream that are shuffled together.
         resample: Whether shards are drawn with replacement, which gives no rows their even share.
         exact: Refuse whatever does not give every row its share.
+        decode: ``fast`` decodes and resizes plain JPEGs and packed pixels without Pillow, to the same pixels but for
+            rounding; ``reference`` is Pillow throughout. Which sample comes when is the same.
 
     Attributes:
         train_rows: The training rows; None for a stream.
@@ -103,13 +106,16 @@ class CaptionDataModule(pl.LightningDataModule):
         window: int = 1000,
         resample: bool = False,
         exact: bool = False,
+        decode: str = "fast",
     ) -> None:
         super().__init__()
         check_numbers(val_fraction, val, batch_size, workers, seed)
+        check_decode(decode)
         self.batch_size, self.workers, self.streaming = batch_size, workers, streaming
         self.inputs: InputSpec | None = None
-        distinct, of_rows = distinct_concepts, (tuple(extra), tuple(transforms))
-        self.wanted = Wanted(image, caption, language_column, languages, templates, concept, distinct, *of_rows)
+        of_rows = (tuple(extra), tuple(transforms), decode)
+        texts = (caption, language_column, languages, templates)
+        self.wanted = Wanted(image, *texts, concept, distinct_concepts, *of_rows)
         shares = read_weights(train)
         found = {name: find_shards(name, "train", image, streaming) for name in shares}
         streamed = any(shards is not None for shards in found.values())
@@ -138,7 +144,7 @@ class CaptionDataModule(pl.LightningDataModule):
     @property
     def image(self) -> str:
         """The image column of the rows that can be looked at."""
-        return self.held.image if self.held else self._maker.image
+        return self.held.image if self.held else self.training.recipe.image
 
     @property
     def position(self) -> int:
@@ -175,8 +181,8 @@ class CaptionDataModule(pl.LightningDataModule):
         numbers = np.arange(rows) if world_size() == 1 else np.resize(np.arange(rows), -(-rows // step) * step)
         keys = [SampleKey(0, i, i) for i in numbers.tolist()]
         batches = [keys[i : i + self.batch_size] for i in range(0, len(keys), self.batch_size)]
-        samples = CaptionedImages(self.held.rows, self.wanted.maker(spec, self.held, train=False))
-        own = batches[rank() :: world_size()]
+        maker = SampleMaker(self.wanted.recipe(self.held, train=False), spec)
+        samples, own = CaptionedImages(self.held.rows, maker), batches[rank() :: world_size()]
         return Loader(samples, self.workers, persistent=False, batch_sampler=own, collate_fn=Collate(spec))
 
     def advance(self, batches: int) -> None:
@@ -219,12 +225,6 @@ class CaptionDataModule(pl.LightningDataModule):
                 "batch_size", f"{what}; {batch} with trainer.accumulate_grad_batches={accumulated} restores it"
             )
 
-    @property
-    def _maker(self) -> SampleMaker:
-        """Of the training samples; of the first source, where streams are mixed."""
-        training = self.training
-        return training.maker if isinstance(training, IndexedTraining) else next(iter(training.sources.values())).maker
-
     def _spec(self) -> InputSpec:
         if self.inputs is None:
             raise RuntimeError("the data module does not know what the model wants: set `.inputs = model.inputs` first")
@@ -252,15 +252,15 @@ class CaptionDataModule(pl.LightningDataModule):
             found, self.held = found._replace(rows=rows), found._replace(rows=held)
         self.train_rows = found.rows
         concepts = concept_ids(found.rows, wanted.concept) if wanted.distinct_concepts else None
-        maker, mixture = wanted.maker(None, found), mixture_of(found.rows, shares)
-        return IndexedTraining(found.rows, maker, self.batch_size, seed, concepts, mixture)
+        recipe, mixture = wanted.recipe(found), mixture_of(found.rows, shares)
+        return IndexedTraining(found.rows, recipe, self.batch_size, seed, concepts, mixture)
 
     def _validation(self, val: str, limit: int) -> Captioned:
         wanted = self.wanted._replace(distinct_concepts=False)
         try:
             shards = find_shards(val, "validation", wanted.image, self.streaming)
             rows = self.read(val, "validation", wanted.image) if shards is None else first_rows(shards, limit, val)
-            held = captioned(rows, wanted.like(self._maker, rows), "val")
+            held = captioned(rows, wanted.like(self.training.recipe, rows), "val")
         except ArgumentError as error:
             raise ArgumentError("val", error.message) from error
         train = self.train_rows

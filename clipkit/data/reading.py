@@ -16,10 +16,10 @@ from clipkit.data.columns import image_column, stored
 from clipkit.data.filters import Filter, check_filters
 from clipkit.data.mixture import CaptionOption
 from clipkit.data.remote import public_name
-from clipkit.data.samples import SampleMaker
+from clipkit.data.samples import Recipe
 from clipkit.data.sharded import Shards, head
 from clipkit.data.streamed import Source
-from clipkit.types import ArgumentError, InputSpec
+from clipkit.types import ArgumentError
 
 __all__ = ["Captioned", "Wanted", "captioned", "first_rows", "stream_sources"]
 
@@ -44,6 +44,7 @@ class Wanted(NamedTuple):
     distinct_concepts: bool
     extra: tuple[str, ...]
     transforms: tuple[SampleTransform, ...]
+    decode: str = "fast"
 
     @property
     def columns(self) -> list[str]:
@@ -63,16 +64,16 @@ class Wanted(NamedTuple):
         check_images(rows, image, "image")
         return Captioned(rows, image, choice)
 
-    def like(self, maker: SampleMaker, rows: Dataset) -> Wanted:
+    def like(self, recipe: Recipe, rows: Dataset) -> Wanted:
         """The same of rows with the columns that samples are already made of; else as for any other rows."""
-        captions = dict(maker.choice.columns)
-        if {maker.image, *captions} <= set(rows.column_names):
-            return self._replace(image=maker.image, caption=captions)
+        captions = dict(recipe.choice.columns)
+        if {recipe.image, *captions} <= set(rows.column_names):
+            return self._replace(image=recipe.image, caption=captions)
         return self
 
-    def maker(self, spec: InputSpec | None, found: Captioned, train: bool = True) -> SampleMaker:
-        """Makes samples of the rows; of a stream's before it is known what the model wants."""
-        return SampleMaker(spec, found.image, found.choice, self.concept, self.extra, self.transforms, train)
+    def recipe(self, found: Captioned, train: bool = True) -> Recipe:
+        """How samples are made of the rows."""
+        return Recipe(found.image, found.choice, self.concept, self.extra, self.transforms, train, self.decode)
 
 
 def captioned(rows: Dataset, wanted: Wanted, argument: str) -> Captioned:
@@ -135,10 +136,10 @@ def stream_sources(
         rows = first_rows(shards, 256, name)
         try:
             check_filters(rows, filters)
-            maker = wanted.maker(None, wanted.check(_complete(rows, wanted)))
+            recipe = wanted.recipe(wanted.check(_complete(rows, wanted)))
         except ArgumentError as error:
             raise ArgumentError(
                 error.argument, f"in {public_name(name)!r}: {error.message}" if len(found) > 1 else error.message
             ) from error
-        sources[name] = Source(shards, shares[name] or 1 / len(found), maker, filters)
+        sources[name] = Source(shards, shares[name] or 1 / len(found), recipe, filters)
     return sources

@@ -12,7 +12,7 @@ from torch import Tensor
 from clipkit.data.augment import SampleTransform
 from clipkit.data.captions import CaptionChoice
 from clipkit.data.hashes import stable_id
-from clipkit.data.images import fit_image, open_image, to_pixels
+from clipkit.data.prepare import Prepare
 from clipkit.data.skips import Skipped, Unusable
 from clipkit.types import InputSpec
 
@@ -30,32 +30,45 @@ class Sample(NamedTuple):
     skipped: tuple[Skipped, ...] = ()
 
 
-class SampleMaker(NamedTuple):
-    """How a row becomes a sample, wherever the row comes from.
+class Recipe(NamedTuple):
+    """How a row becomes a sample, whatever the model and wherever the row comes from.
 
     Attributes:
-        spec: What the model wants; None until that is known.
         image: The image column.
         choice: How a caption is chosen.
         concept: ``row``, ``caption`` or a column.
         extra: Numeric columns to pass on.
         transforms: Applied in order, in training.
         train: Whether to draw and augment; else the first caption and the central crop.
+        decode: ``fast`` or ``reference``; see ``Prepare``.
     """
 
-    spec: InputSpec | None
     image: str
     choice: CaptionChoice
     concept: str = "row"
     extra: tuple[str, ...] = ()
     transforms: Sequence[SampleTransform] = ()
     train: bool = True
+    decode: str = "fast"
 
     @property
     def columns(self) -> list[str]:
         """The columns of a row that are read."""
         names = {self.image, *self.choice.columns, *self.choice.language_of.values(), *self.extra}
         return sorted(names | ({self.concept} if self.concept not in ("row", "caption") else set()))
+
+
+class SampleMaker:
+    """Makes samples for a model.
+
+    Args:
+        recipe: How.
+        spec: What the model wants.
+    """
+
+    def __init__(self, recipe: Recipe, spec: InputSpec) -> None:
+        self.recipe = recipe
+        self.prepare = Prepare(spec, recipe.transforms if recipe.train else (), recipe.decode)
 
     def make(
         self, row: Mapping[str, Any], number: int, position: int, rng: np.random.Generator | None = None
@@ -71,24 +84,23 @@ class SampleMaker(NamedTuple):
         Raises:
             Exception: Whatever opening an image or reading a caption raises; ``reason_of`` says what it means.
         """
-        image, caption = open_image(row[self.image]), self.choice.draw(self.choice.candidates(row), rng)
-        if rng is not None:
-            for transform in self.transforms:
-                image, (caption, *_) = transform(image, [caption], rng)
-        assert self.spec is not None  # a loader is made of the model's
-        made = to_pixels(fit_image(image, self.spec, rng))
-        extra = {name: _valued(row, name, Real) for name in self.extra}
-        return Sample(made, caption, self._id(row, number, caption), position, extra)
+        choice = self.recipe.choice
+        image, caption = self.prepare.open(row[self.recipe.image]), choice.draw(choice.candidates(row), rng)
+        pixels, caption = self.prepare(image, caption, rng)
+        extra = {name: _valued(row, name, Real) for name in self.recipe.extra}
+        return Sample(pixels, caption, self._id(row, number, caption), position, extra)
 
     def _id(self, row: Mapping[str, Any], number: int, caption: str) -> int:
-        if self.concept == "row":
+        concept = self.recipe.concept
+        if concept == "row":
             return number
-        return stable_id(caption if self.concept == "caption" else _valued(row, self.concept, str, Real))
+        return stable_id(caption if concept == "caption" else _valued(row, concept, str, Real))
 
 
 def _valued(row: Mapping[str, Any], column: str, *kinds: type) -> Any:
     """What a row has in a column; of a stream only the first rows' kinds are known beforehand."""
     value = row[column]
-    if not isinstance(value, kinds) or (isinstance(value, Integral) and abs(int(value)) >= 1 << 63):
-        raise Unusable("bad_value", f"its {column} is {str(value)[:40]!r}")
+    for one in value if isinstance(value, list) else [value]:
+        if not isinstance(one, kinds) or (isinstance(one, Integral) and abs(int(one)) >= 1 << 63):
+            raise Unusable("bad_value", f"its {column} is {str(value)[:40]!r}")
     return value

@@ -5,24 +5,26 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import datasets
 import pyarrow as pa
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, Features, IterableDataset, Value
 
 from clipkit.data.connections import in_one_line
 from clipkit.data.remote import is_remote, open_forwards, public_name
 from clipkit.data.shards import ShardSample, read_shard
 from clipkit.data.skips import Skipped, Unusable, reason_of, skipped
 
-__all__ = ["KEY", "SOURCE", "Row", "Shards", "TableShards", "TarShards", "head"]
+__all__ = ["KEY", "SKIPPED", "SOURCE", "Row", "Shards", "TableShards", "TarShards", "as_dataset", "head"]
 
 Row = dict[str, Any]
 KEY, SOURCE = "__key__", "__source__"
 """Columns that every row of a shard has: its name there, and the shard's."""
+SKIPPED = "__skipped__"
+"""Column of ``as_dataset``: where something was left out, what, as JSON."""
 IMAGE_MEMBERS = ("jpg", "png", "jpeg", "webp", "gif", "bmp", "tif", "tiff")
 HEAD = 256
 NOT_STORED = (pa.ArrowException, ValueError, OverflowError)
@@ -83,12 +85,6 @@ class TarShards(NamedTuple):
         except (OSError, Unusable) as error:
             failed = reason_of(error) == "undecodable"  # an OSError of no known kind: a disk that fails
             yield begin, [skipped(name, "", Unusable("unreadable_file", str(error)) if failed else error, None)]
-
-    def dataset(self) -> IterableDataset:
-        """The rows as the library streams them; what is left out is gone without a word."""
-        return IterableDataset.from_generator(
-            _rows_of, gen_kwargs={"shards": [self._replace(names=[n]) for n in self.names]}
-        )
 
     def _row(self, item: ShardSample | Skipped, columns: Sequence[str] | None) -> Row | Skipped:
         if isinstance(item, Skipped):
@@ -195,9 +191,32 @@ def _items(shards: Shards, shard: int) -> Iterator[Row | Skipped]:
     return (item for _, items in shards.parts(shard) for item in items)
 
 
-def _rows_of(shards: Iterable[TarShards]) -> Iterator[Row]:
-    for one in shards:
-        yield from (item for item in _items(one, 0) if not isinstance(item, Skipped))
+def as_dataset(shards: Shards) -> IterableDataset:
+    """The rows as the ``datasets`` library streams them, images not decoded; a row for what is left out, too.
+
+    The columns are those of the first rows, with ``KEY``, ``SOURCE`` and ``SKIPPED``.
+    """
+    rows, _ = head(shards)
+    features = Features({KEY: Value("string"), SOURCE: Value("string"), SKIPPED: Value("string"), **rows.features})
+    if shards.image in features:
+        features[shards.image] = datasets.Image(decode=False)
+    every = list(range(len(shards.names)))
+    return IterableDataset.from_generator(_rows_of, features, gen_kwargs={"shards": _Every(shards), "numbers": every})
+
+
+class _Every(NamedTuple):
+    """The shards as one thing, where the library would deal out the items of a list."""
+
+    shards: Shards
+
+
+def _rows_of(shards: _Every, numbers: Sequence[int]) -> Iterator[Row]:
+    for number in numbers:
+        for item in _items(shards.shards, number):
+            if isinstance(item, Skipped):
+                yield {KEY: item.key, SOURCE: item.source, SKIPPED: json.dumps(item)}
+            else:
+                yield {**item, SKIPPED: None}
 
 
 def _fields(sample: ShardSample, columns: Sequence[str] | None) -> Row:
@@ -207,9 +226,10 @@ def _fields(sample: ShardSample, columns: Sequence[str] | None) -> Row:
         UnicodeDecodeError: Where a text is not UTF-8.
         Unusable: Where the JSON is none.
     """
-    texts = {name: data for name, data in sample.members.items() if columns is None or name in columns}
     if columns is None:
-        return {**_json(sample), **{name: text for name, data in texts.items() if (text := _text(data)) is not None}}
+        others = {name: _text(data) for name, data in sample.members.items() if name not in (*IMAGE_MEMBERS, "json")}
+        return {**_json(sample), **{name: text for name, text in others.items() if text is not None}}
+    texts = {name: data for name, data in sample.members.items() if name in columns}
     told = _json(sample) if any(name not in texts for name in columns) else {}
     return {name: _small(texts[name]).decode("utf-8-sig") if name in texts else told.get(name) for name in columns}
 

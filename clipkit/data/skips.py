@@ -95,7 +95,7 @@ def skipped(source: str, key: str, error: Exception, image: Any) -> Skipped:
         image: The image as it was read, undecoded: ``{"bytes", "path"}``, bytes or None.
     """
     data = image.get("bytes") if isinstance(image, dict) else image
-    digest = hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else None
+    digest = hashlib.sha256(data).hexdigest() if isinstance(data, bytes | memoryview) else None
     message = " ".join(str(error).split())[:200] or type(error).__name__
     if isinstance(error, UnidentifiedImageError):  # Pillow says at which address of memory the bytes were
         message = "it is in no image format that can be read"

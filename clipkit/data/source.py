@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import glob
+import hashlib
 import itertools
 import logging
 import os
@@ -23,6 +24,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from clipkit.data.columns import find_images, may_hold_images, stored
+from clipkit.data.packed import refuse_unfinished
 from clipkit.data.patterns import is_pattern, matching_files
 from clipkit.data.sidecars import read_sidecars
 from clipkit.types import ArgumentError
@@ -43,8 +45,8 @@ def load_rows(source: str, split: str = "train", image: str | None = None) -> Da
         source: ``emoji`` or ``emoji/SPLIT`` (the embedded set, ``emoji/all`` for all of it); a parquet, CSV, JSON lines
             or Arrow file, or a pattern of such (``*``, ``{000..127}``, ``{a,b}``); a folder of images with
             ``metadata.csv``, ``.jsonl`` or ``.parquet``, or with a ``.txt`` beside each image; one written by
-            ``save_to_disk`` or in the hub's layout; or a hub id. ``:SPLIT`` after any but the first names
-            the split, as in ``my/folder:test``.
+            ``clipkit data pack`` or ``save_to_disk`` or in the hub's layout; or a hub id. ``:SPLIT`` after any but the
+            first names the split, as in ``my/folder:test``.
         split: The split to take where ``source`` names none and has several; a data set's only split is taken whatever
             its name.
         image: The image column; where none is given, the first with images in it. It comes out as ``datasets.Image``;
@@ -118,6 +120,7 @@ def _read_files(files: Sequence[Path], image: str | None) -> Dataset:
 
 
 def _read_folder(path: Path) -> Dataset | DatasetDict:
+    refuse_unfinished(path)
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         return datasets.load_from_disk(str(path))
     if any((path / name).is_file() for name in METADATA) and not (path / "README.md").is_file():
@@ -125,7 +128,18 @@ def _read_folder(path: Path) -> Dataset | DatasetDict:
         return datasets.load_dataset("imagefolder", data_files={"train": f"{glob.escape(str(path))}/**"})
     if not (path / "README.md").is_file() and (rows := read_sidecars(path)) is not None:
         return rows
-    return datasets.load_dataset(str(path))
+    return datasets.load_dataset(str(path), cache_dir=_own_cache(path))
+
+
+def _own_cache(path: Path) -> str | None:
+    """A cache of the folder as it is now: with a card, the library tells folders apart by their last name alone."""
+    if not (path / "README.md").is_file():
+        return None
+    digest = hashlib.sha256(str(path.resolve()).encode())
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        told = file.stat()
+        digest.update(f"{file.name} {told.st_size} {told.st_mtime_ns}".encode())
+    return os.path.join(datasets.config.HF_DATASETS_CACHE, "clipkit", digest.hexdigest()[:32])
 
 
 def _data_folders(path: Path) -> list[Path]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset as TorchDataset
 
+from clipkit.data.collate import Collate
 from clipkit.data.filters import Filter, passes
 from clipkit.data.hashes import stable_id
 from clipkit.data.order import sample_rng
-from clipkit.data.samples import Sample, SampleMaker
+from clipkit.data.samples import Recipe, Sample, SampleMaker
 from clipkit.data.sharded import KEY, SOURCE, Row, Shards
 from clipkit.data.skips import Skipped, TooManyUnusable, skipped
 from clipkit.data.windows import Consumer, StreamPlace, Windows
-from clipkit.types import ImageTextBatch
+from clipkit.types import ImageTextBatch, InputSpec
 
 __all__ = ["Source", "StreamKey", "StreamOrder", "StreamState", "StreamedBatches"]
 
@@ -27,7 +28,7 @@ class Source(NamedTuple):
 
     shards: Shards
     weight: float
-    maker: SampleMaker
+    recipe: Recipe
     filters: Sequence[Filter] = ()
 
 
@@ -96,13 +97,12 @@ class StreamedBatches(TorchDataset[tuple[ImageTextBatch, StreamState]]):
     Args:
         sources: The streams; each sample comes from the one that is furthest behind its weight.
         order: What decides the order.
-        collate: Samples to a batch.
+        spec: What the model wants.
     """
 
-    def __init__(
-        self, sources: Sequence[Source], order: StreamOrder, collate: Callable[[list[Sample]], ImageTextBatch]
-    ) -> None:
-        self.sources, self.order, self.collate = sources, order, collate
+    def __init__(self, sources: Sequence[Source], order: StreamOrder, spec: InputSpec) -> None:
+        self.sources, self.order, self.collate = sources, order, Collate(spec)
+        self.makers = [SampleMaker(source.recipe, spec) for source in sources]
         self._running: dict[int, tuple[int, _Worker]] = {}  # worker to the batch it comes to next
 
     def __getitem__(self, key: StreamKey) -> tuple[ImageTextBatch, StreamState]:
@@ -116,7 +116,7 @@ class StreamedBatches(TorchDataset[tuple[ImageTextBatch, StreamState]]):
         following, worker = self._running.get(number, (-1, None))
         if worker is None or not key.since <= following <= key.batch:
             following = key.since + (number - key.since) % workers
-            worker = _Worker(self.sources, self.order, number, key.state)
+            worker = _Worker(self, number, key.state)
         for batch in range(following, key.batch + 1, workers):
             samples = worker.batch(batch)
         self._running[number] = (key.batch + workers, worker)
@@ -126,12 +126,13 @@ class StreamedBatches(TorchDataset[tuple[ImageTextBatch, StreamState]]):
 class _Worker:
     """Makes the batches of one worker, one after the other."""
 
-    def __init__(self, sources: Sequence[Source], order: StreamOrder, number: int, state: StreamState) -> None:
-        self.sources, self.order, self.state = sources, order, state
+    def __init__(self, of: StreamedBatches, number: int, state: StreamState) -> None:
+        self.sources, self.makers, self.order, self.state = of.sources, of.makers, of.order, state
+        order = of.order
         consumer = Consumer(order.rank * order.workers + number, order.ranks * order.workers)
         self.rows: list[Iterator[tuple[Row | Skipped, StreamPlace]]] = []
-        for which, source in enumerate(sources):
-            columns = [*source.maker.columns, *(column for column, *_ in source.filters)]
+        for which, source in enumerate(of.sources):
+            columns = [*source.recipe.columns, *(column for column, *_ in source.filters)]
             seed = stable_id(f"{order.seed} {which}")
             windows = Windows(source.shards, consumer, seed, order.window, order.resample, columns)
             self.rows.append(windows.read(state.places[which]))
@@ -151,9 +152,9 @@ class _Worker:
             elif passes(item, source.filters):
                 try:
                     number = stable_id(f"{item[SOURCE]} {item[KEY]}")
-                    sample = source.maker.make(item, number, position, rng)
+                    sample = self.makers[which].make(item, number, position, rng)
                 except Exception as error:  # decoders raise anything
-                    left_out.append(skipped(item[SOURCE], item[KEY], error, item.get(source.maker.image)))
+                    left_out.append(skipped(item[SOURCE], item[KEY], error, item.get(source.recipe.image)))
                     rng = sample_rng(self.order.seed, 0, position, len(left_out))
                 else:
                     self._count(which, place)

@@ -11,11 +11,11 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import Sampler
 
-from clipkit.data.collate import Collate
 from clipkit.data.loader import Loader
 from clipkit.data.mixture import metric_name
 from clipkit.data.order import Place
 from clipkit.data.remote import public_name
+from clipkit.data.samples import Recipe
 from clipkit.data.streamed import Source, StreamedBatches, StreamKey, StreamOrder, StreamState
 from clipkit.distributed import gather_objects, rank, world_size
 from clipkit.types import ArgumentError, ImageTextBatch, InputSpec
@@ -50,6 +50,11 @@ class StreamedTraining:
         """Samples consumed over the whole run; a stream has no epochs of its own."""
         return Place(0, self.consumed * self.order.batch_size * self.order.ranks)
 
+    @property
+    def recipe(self) -> Recipe:
+        """How samples are made of the first source's rows."""
+        return next(iter(self.sources.values())).recipe
+
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits of the names of all shards."""
@@ -67,8 +72,7 @@ class StreamedTraining:
         """An epoch's worth of batches, from the place that is reached; see ``IndexedTraining``."""
         self.order = self.order._replace(rank=ranks[0], ranks=ranks[1], workers=max(1, workers))
         self._go_on()
-        sources = [source._replace(maker=source.maker._replace(spec=spec)) for source in self.sources.values()]
-        samples = StreamedBatches(sources, self.order, Collate(spec))
+        samples = StreamedBatches(list(self.sources.values()), self.order, spec)
         return _StreamLoader(self, samples, workers, self.steps * accumulated, fixed)
 
     def advance(self, batches: int) -> None:

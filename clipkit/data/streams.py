@@ -16,11 +16,11 @@ from datasets import Dataset, IterableDataset
 from clipkit.data.columns import find_images
 from clipkit.data.patterns import matching_files
 from clipkit.data.remote import expand, is_remote, public_name
-from clipkit.data.sharded import IMAGE_MEMBERS, TableShards, TarShards
+from clipkit.data.sharded import IMAGE_MEMBERS, TableShards, TarShards, as_dataset
 from clipkit.data.source import READERS, load_rows, name_and_split, pick, quiet
 from clipkit.types import ArgumentError
 
-__all__ = ["find_shards", "load_stream", "rows_as_shards"]
+__all__ = ["find_shards", "load_stream", "open_rows", "rows_as_shards"]
 
 # By default a server that is gone is asked for another 105 seconds, and one that stalls for more than an hour.
 datasets.config.STREAMING_READ_MAX_RETRIES = 4
@@ -77,10 +77,23 @@ def load_stream(source: str, split: str = "train", image: str | None = None) -> 
         ArgumentError: For ``train``.
     """
     found = find_shards(source, split, image, streaming=True)
-    if isinstance(found, TarShards):
-        return found.dataset()
     assert found is not None  # nothing else is found where streaming is asked for
-    return found.rows
+    return as_dataset(found)
+
+
+def open_rows(source: str, split: str = "train", image: str | None = None) -> Dataset | IterableDataset:
+    """The rows of a source: read by index where they can be, else streamed.
+
+    Args:
+        source: See ``load_rows`` and ``find_shards``.
+        split: Likewise.
+        image: Likewise.
+
+    Raises:
+        ArgumentError: For ``train``.
+    """
+    found = find_shards(source, split, image)
+    return load_rows(source, split, image) if found is None else as_dataset(found)
 
 
 def rows_as_shards(rows: Dataset, name: str, image: str | None) -> TableShards:

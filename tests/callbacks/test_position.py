@@ -306,3 +306,27 @@ def test_other_data_modules_are_left_alone(source):
     )  # fmt: skip
     trainer.fit(Task(), data.train_dataloader())
     assert data.position == 0
+
+
+class CrashAt(pl.Callback):
+    """Fails before a step, so that what is saved of the one before is saved as at any other."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise RuntimeError("crash")
+
+
+@pytest.mark.parametrize("first", [STEPS - 1, STEPS, STEPS + 1])
+def test_resumed_around_the_end_of_an_epoch_and_again_within_the_next(whole, source, tmp_path, first):
+    undisturbed = whole[0]
+    with pytest.raises(RuntimeError, match="crash"):
+        run(source, [every_step(tmp_path), CrashAt(first)])
+    run(source, [every_step(tmp_path)], resume=tmp_path / f"step={first}.ckpt")
+    for second in (STEPS + 2, STEPS + 3):
+        task, data = run(source, resume=tmp_path / f"step={second}.ckpt")
+        assert task.seen == undisturbed.seen[second:]
+        assert same_weights(task, undisturbed)
+        assert (data.training.place.epoch, data.position) == (3, 0)

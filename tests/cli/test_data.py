@@ -1,8 +1,97 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+from PIL import Image
 
 from clipkit.cli.main import main
+from clipkit.data import load_rows
+
+
+@pytest.fixture
+def pictures(own_folder):
+    """A folder of eight captioned pictures, one of them a page of HTML."""
+    folder = own_folder / "pictures"
+    folder.mkdir()
+    for i in range(8):
+        Image.effect_mandelbrot((120, 80), (-2, -1.5 + i / 9, 1, 1.5), 30 + i).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"a fractal, number {i}", encoding="utf-8")
+    (folder / "5.png").write_text("<html>", encoding="utf-8")
+    return folder
+
+
+def test_check_prints_writes_and_draws(pictures, capsys):
+    words = ["data", "check", "pictures", "--json", "found.json", "--pictures", "drawn", "--context_length", "6"]
+    assert main([*words, "--workers", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert "12.50% of the rows cannot be used" in out and "not_an_image" in out and "5.png" in out
+    assert "7 of 8 rows can be used" in out
+    assert err == ""
+    report = json.loads(Path("found.json").read_text(encoding="utf-8"))
+    assert (report["source"], report["read"], report["skipped"]) == ("pictures", 8, {"not_an_image": 1})
+    assert report["captions"]["truncated"] == 1
+    assert {file.name for file in Path("drawn").iterdir()} >= {"sizes.png", "captions.png", "skipped.png"}
+
+
+def test_check_of_the_first_rows(pictures, capsys):
+    assert main(["data", "check", "pictures", "--limit", "3", "--no_near", "--workers", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "3 of 3 rows" in out and "near duplicates" not in out
+
+
+def test_a_packed_folder_is_packed_checked_and_trained_on(pictures, capsys):
+    words = ["data", "pack", "pictures", "packed", "--size", "32", "--format", "uint8", "--workers", "0"]
+    assert main(words) == 0
+    lines = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert (lines["read"], lines["not_an_image"], lines["written"]) == ("8", "1", "7")
+    rows = load_rows("packed")
+    assert rows[0]["image"].size == (48, 32) and rows[0]["text"] == ["a fractal, number 0"]
+    assert main(words) == 0  # whole already
+    assert main(["data", "check", "packed", "--workers", "0"]) == 0
+    assert "7 of 7 rows" in capsys.readouterr().out
+    fit = ["fit", "-c", "emoji", "--data.train=packed", "--data.val=null", "--data.caption=text", "--data.batch_size=4"]
+    fit += ["--data.concept=row", "--data.distinct_concepts=false", "--data.workers=0", "--trainer.max_steps=1"]
+    fit += ["--trainer.logger=false", "--trainer.precision=32-true", "--trainer.callbacks=[]"]
+    assert main(fit) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["chek", "emoji"], "there is no chek. Did you mean check?"),
+        (["check", "emoij/"], "SPEC: "),
+        (["check", "./pictres"], "SPEC: there is nothing at './pictres'; did you mean 'pictures'?"),
+        (["check", "emoji", "--tokeniser", "x"], "--tokeniser is not known; did you mean --tokenizer?"),
+        (["check", "emoji/cells", "--caption", "nmae"], "--caption: there is no column 'nmae'; did you mean 'name'"),
+        (["check", "emoji/cells", "--json", "no/where.json"], "--json: there is no folder no to write where.json to."),
+        (["check", "emoji/cells", "--limit", "0"], "0 is less than 1"),
+        (["pack", "emoji/cells", "out", "--format", "jpg"], "there is no jpg. Did you mean jpeg?"),
+        (["pack", "emoji/cells", "pictures"], "DIR: 'pictures' is not empty"),
+        (["build-icons", "out", "--from", "none"], "--from: there is no folder none."),
+        (["build-icons", "out", "--from", "pictures"], "--from: 'pictures' holds no collections.json"),
+        (["pack", "emoji/cells"], "the following arguments are required: DIR"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(pictures, words, message, capsys):
+    assert main(["data", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["check"], ["pack"], ["build-icons"], ["build-emoji"]])
+def test_help_imports_nothing_heavy(words):
+    code = "import sys; from clipkit.cli.main import main; code = main(sys.argv[1:]); print(code, *sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "data", *words, "--help"], capture_output=True, text=True, check=True
+    )
+    *text, last = done.stdout.splitlines()
+    assert last.split()[0] == "0" and len(text) > 5
+    assert not {"torch", "datasets", "numpy", "PIL", "pyarrow", "rich"} & set(last.split())
 
 
 @pytest.mark.parametrize(

@@ -50,17 +50,18 @@ def corpus(tmp_path_factory):
     return folder / "rows.parquet", reasons
 
 
-def epoch(corpus, spec, workers, batch_size=8):
-    data = CaptionDataModule(str(corpus[0]), image="image", caption="text", batch_size=batch_size, workers=workers)
+def epoch(corpus, spec, workers, batch_size=8, decode="fast"):
+    how = {"batch_size": batch_size, "workers": workers, "decode": decode}
+    data = CaptionDataModule(str(corpus[0]), image="image", caption="text", **how)
     data.inputs = spec
     return data, list(data.train_dataloader())
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_all_are_counted_and_the_rest_is_trained_on(corpus, spec, workers):
+@pytest.mark.parametrize(("workers", "decode"), [(0, "fast"), (2, "fast"), (2, "reference")])
+def test_all_are_counted_and_the_rest_is_trained_on(corpus, spec, workers, decode):
     _, reasons = corpus
     assert len(IMAGES) + len(LEGAL) + len(CAPTIONS) + 5 >= 40
-    data, batches = epoch(corpus, spec, workers, batch_size=5)
+    data, batches = epoch(corpus, spec, workers, batch_size=5, decode=decode)
     seen = {key.row for keys in data.training.batches for key in keys}
     skips = [one for batch in batches for one in unpack_skips(batch.extra["skipped"])]
     found = {int(one.key.removeprefix("row ")): one.reason for one in skips}
@@ -81,6 +82,16 @@ def test_the_same_whatever_the_workers(corpus, spec):
         assert torch.equal(one.image, other.image) and torch.equal(one.tokens, other.tokens)
         assert torch.equal(one.concept, other.concept)
         assert torch.equal(one.extra["skipped"], other.extra["skipped"])
+
+
+def test_the_same_however_they_are_decoded(corpus, spec):
+    for fast, exact in zip(
+        *(epoch(corpus, spec, 0, decode=decode)[1] for decode in ("fast", "reference")), strict=True
+    ):
+        assert (fast.image.int() - exact.image.int()).abs().max() <= 1
+        assert torch.equal(fast.position, exact.position) and torch.equal(fast.concept, exact.concept)
+        assert torch.equal(fast.tokens, exact.tokens)
+        assert torch.equal(fast.extra["skipped"], exact.extra["skipped"])
 
 
 def test_bombs_are_known_by_their_header(corpus, spec):

@@ -18,6 +18,7 @@ from clipkit.data import (
     Collate,
     Flip,
     RandomAffine,
+    Recipe,
     SampleKey,
     SampleMaker,
     Tint,
@@ -64,7 +65,8 @@ def rows() -> Dataset:
 def samples_of(rows, **options) -> CaptionedImages:
     spec = options.pop("spec", SPEC)
     seed = options.pop("seed", 0)
-    return CaptionedImages(rows, SampleMaker(spec, "image", choose_captions(rows, "captions"), **options), seed)
+    recipe = Recipe("image", choose_captions(rows, "captions"), **options)
+    return CaptionedImages(rows, SampleMaker(recipe, spec), seed)
 
 
 def keys(epoch: int = 0, count: int = 6) -> list[SampleKey]:
@@ -158,7 +160,7 @@ def test_a_batch(rows):
     samples = samples_of(rows, extra=["weight", "box", "good"], concept="kind").__getitems__(keys())
     batch = Collate(SPEC)(samples)
     assert (batch.image.dtype, batch.image.shape) == (torch.uint8, (6, 3, 6, 6))
-    assert batch.image.is_contiguous()
+    assert batch.image.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(batch.image[2], samples[2].image)
     assert batch.position.tolist() == list(range(6))
     assert batch.concept.tolist() == [sample.concept for sample in samples]

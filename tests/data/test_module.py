@@ -41,6 +41,13 @@ def same(a: list, b: list) -> bool:
 AUGMENTED = {"transforms": [RandomResizedCrop((0.5, 1.0)), Flip(), ColorJitter()], "extra": ["size"], "concept": "kind"}
 
 
+def test_decode_is_checked_at_once(folder, make):
+    with pytest.raises(ArgumentError, match="decode: 'quick' is not one of"):
+        make(folder, decode="quick")
+    assert not make(folder, decode="reference").train_dataloader().dataset.maker.prepare.arrays
+    assert make(folder).train_dataloader().dataset.maker.prepare.arrays
+
+
 def test_workers_and_their_rngs_change_nothing(folder, make):
     expected = batches(make(folder, **AUGMENTED).train_dataloader())
     np.random.seed(7)
@@ -285,7 +292,7 @@ def test_from_yaml(folder, spec):
     text = json.dumps({"data": {"class_path": "clipkit.data.CaptionDataModule", "init_args": data}})
     made = parser.instantiate_classes(parser.parse_string(text)).data
     assert isinstance(made, CaptionDataModule)
-    assert made._maker.choice.columns == {"captions": 2.0, "tags": 0.5}
-    assert isinstance(made._maker.transforms[0], RandomResizedCrop)
+    assert made.training.recipe.choice.columns == {"captions": 2.0, "tags": 0.5}
+    assert isinstance(made.training.recipe.transforms[0], RandomResizedCrop)
     made.inputs = spec
     assert next(iter(made.train_dataloader())).image.shape == (4, 3, 8, 8)

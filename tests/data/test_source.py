@@ -298,3 +298,18 @@ def test_columns():
         ArgumentError, match=r"label: none of the usual columns \(y\) is there \(found caption, concept\)"
     ):
         guess_column(rows, None, ["y"], "label")
+
+
+def test_folders_of_one_name_and_a_folder_written_anew(tmp_path):
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*\n---\n"
+
+    def write(folder, caption):
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(card)
+        table = pa.table({"image": ["x.png"] * 3, "caption": [caption] * 3})
+        pq.write_table(table, folder / "data/train-00000-of-00001.parquet")
+        return load_rows(str(folder))["caption"][0]
+
+    assert write(tmp_path / "a/set", "first") == "first"
+    assert write(tmp_path / "b/set", "second") == "second"
+    assert write(tmp_path / "a/set", "third") == "third"

@@ -200,7 +200,7 @@ def test_members_are_columns(stream, shards):
     assert isinstance(rows, datasets.IterableDataset)
     first = next(iter(rows))
     assert first["txt"] == "thing 0" and first["width"] == 0 and first["image"]["bytes"] == picture(0)
-    assert len(list(rows)) == 31
+    assert len(list(rows)) == 31 and rows.num_shards == 5
     data = stream(shards, extra=["width"], concept="kind", caption="txt", templates=["a {}"])
     batch = next(iter(data.train_dataloader()))
     assert batch.extra["width"].dtype == torch.int64

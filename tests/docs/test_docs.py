@@ -88,6 +88,12 @@ def test_every_block_of_the_page_is_true(page):
         run(block, f"{page.relative_to(ROOT)}:{block.line}", namespace)
 
 
+def test_ones_own_tower_objective_and_data_set_are_one_short_file():
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    (own,) = (block for block in blocks(page) if block.text.startswith("# mine.py\n"))
+    assert len(own.text.splitlines()) < 40
+
+
 def test_blocks_are_found_with_their_lines():
     page = "a\n```python\nx = 1\n```\n\n```bash run\nclipkit a \\\n  --b=1  # why\nls\n```\n"
     first, second = blocks(page)

@@ -89,7 +89,8 @@ def test_training_is_the_hand_written_loop(make_model, batches, options, hand):
     other = copy.deepcopy(model)
     losses = by_hand(other.train(), batches, **hand)
     _, recorder = fit(task_of(model), batches, **options)
-    assert recorder.losses == pytest.approx(losses, rel=1e-5)
+    # In bf16 a rounding of the weights, which a fused AdamW makes elsewhere, can become one of 2^-8 in the next pass.
+    assert recorder.losses == pytest.approx(losses, rel=1e-3 if "precision" in options else 1e-5)
     for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(
             ours, theirs, rtol=1e-3, atol=1e-4
@@ -268,7 +269,7 @@ def test_two_ranks_train_as_one(make_model, batches, on_ranks):
     def half(rank: int, world: int) -> list[torch.Tensor]:
         from torch.nn.parallel import DistributedDataParallel
 
-        task = task_of(make_model())
+        task = task_of(make_model().double())
         batch = batches[0]
         rows = slice(4 * rank, 4 * rank + 4)
         mine = batch._replace(**{name: getattr(batch, name)[rows] for name in batch._fields if name != "extra"})
@@ -276,8 +277,8 @@ def test_two_ranks_train_as_one(make_model, batches, on_ranks):
         InfoNCE()(model(mine), mine).loss.backward()
         return [parameter.grad for parameter in task.model.parameters()]
 
-    whole = make_model()
+    whole = make_model().double()
     InfoNCE()(whole(batches[0]), batches[0]).loss.backward()
     for grads in on_ranks(half):
         for grad, parameter in zip(grads, whole.parameters(), strict=True):
-            torch.testing.assert_close(grad, parameter.grad, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(grad, parameter.grad, rtol=1e-10, atol=1e-12)

@@ -1,0 +1,56 @@
+"""Times of several things measured in turn, so that a machine that is busy for a while slows all of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["Ratio", "interleaved", "ratio", "seconds_a_sample"]
+
+
+class Ratio(NamedTuple):
+    """How many times as fast: the quotient of the medians, and the least and most of a round."""
+
+    median: float
+    least: float
+    most: float
+
+
+def interleaved(sides: Mapping[str, Callable[[], float | None]], rounds: int) -> dict[str, list[float]]:
+    """Run each side once to warm up, then all of them in each round, beginning with another one every time.
+
+    Args:
+        sides: Name to what is run; its wall time counts, or the seconds that it gives back.
+        rounds: How often.
+
+    Returns:
+        Name to seconds, one a round.
+    """
+    names = list(sides)
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for side in sides.values():
+        side()
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            start = time.perf_counter()
+            given = sides[name]()
+            taken[name].append(time.perf_counter() - start if given is None else given)
+    return taken
+
+
+def ratio(theirs: list[float], ours: list[float]) -> Ratio:
+    """How many times as fast ours is, from the seconds of the same rounds."""
+    each = [a / b for a, b in zip(theirs, ours, strict=True)]
+    return Ratio(statistics.median(theirs) / statistics.median(ours), min(each), max(each))
+
+
+def seconds_a_sample(loader: Iterable[Any], batch_size: int) -> float:
+    """Wall time a sample from the first batch of a loader to the last, which leaves the start of workers out."""
+    batches = iter(loader)
+    next(batches)
+    start = time.perf_counter()
+    count = sum(1 for _ in batches)
+    return (time.perf_counter() - start) / (count * batch_size)
