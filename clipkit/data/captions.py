@@ -48,14 +48,19 @@ class CaptionChoice(NamedTuple):
 
         Raises:
             Unusable: There is none to draw.
+            UnicodeEncodeError: It is no text that UTF-8 can hold, which the escapes of JSON can write.
         """
         if not captions:
             raise Unusable("no_caption", "it has no caption")
         if rng is None:
-            return self.templates[0].replace("{}", next(iter(captions.values()))[0])
+            return self._framed(next(iter(captions.values()))[0], 0.0)
         column, text, template = rng.random(3)
         texts = captions[self._draw_column(list(captions), column)]
-        return self.templates[int(template * len(self.templates))].replace("{}", texts[int(text * len(texts))])
+        return self._framed(texts[int(text * len(texts))], template)
+
+    def _framed(self, text: str, template: float) -> str:
+        text.encode()
+        return self.templates[int(template * len(self.templates))].replace("{}", text)
 
     def _draw_column(self, columns: list[str], place: float) -> str:
         place *= sum(self.columns[column] for column in columns)
@@ -68,8 +73,10 @@ class CaptionChoice(NamedTuple):
     def _of_column(self, row: Mapping[str, Any], column: str) -> list[str]:
         texts = _listed(row[column])
         if texts and column in self.language_of:
-            pairs = zip(texts, _listed(row[self.language_of[column]]), strict=True)
-            texts = [text for text, language in pairs if language in self.languages]
+            spoken = _listed(row[self.language_of[column]])
+            if len(spoken) != len(texts):
+                raise Unusable("bad_text", f"it has {len(texts)} captions, but the languages of {len(spoken)}")
+            texts = [text for text, language in zip(texts, spoken, strict=True) if language in self.languages]
         return [text for text in texts if text and not text.isspace()]
 
 
@@ -196,5 +203,8 @@ def _row_of_each(column: pa.ChunkedArray) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(column)), lengths)
 
 
-def _listed(value: Any) -> list[Any]:
-    return [value] if isinstance(value, str) else list(value or [])
+def _listed(value: Any) -> list[str | None]:
+    texts = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(text is None or isinstance(text, str) for text in texts):
+        raise Unusable("bad_text", f"it has {str(value)[:40]!r} for a text")
+    return list(texts)

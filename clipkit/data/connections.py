@@ -18,7 +18,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from clipkit.data.skips import Unusable
 from clipkit.types import ArgumentError
 
-__all__ = ["Refused", "Retry", "file_system", "kind_of", "patiently", "public_name", "scheme_of"]
+__all__ = ["Refused", "Retry", "file_system", "in_one_line", "kind_of", "patiently", "public_name", "scheme_of"]
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 
@@ -128,7 +128,7 @@ def patiently(attempt: Callable[[], _T], url: str, retry: Retry, after: Callable
             return attempt()
         except Exception as error:  # each file system has errors of its own
             failures += 1
-            name, reason = public_name(url) + after(), _reason(error, url)
+            name, reason = public_name(url) + after(), in_one_line(error, url)
             # Without the cause: its text may hold the URL as it was given, password and all.
             if isinstance(error, FINAL):
                 raise Unusable("unreachable_shard", f"{name}: {reason}") from None
@@ -140,7 +140,7 @@ def patiently(attempt: Callable[[], _T], url: str, retry: Retry, after: Callable
         time.sleep(wait)
 
 
-def _reason(error: Exception, url: str) -> str:
+def in_one_line(error: Exception, url: str) -> str:
     """The error in one line, without what :func:`public_name` leaves out."""
     kind = "" if isinstance(error, Refused) else type(error).__name__
     if isinstance(error, asyncio.TimeoutError):

@@ -27,7 +27,9 @@ def stable_id(value: Any) -> int:
     """A 63-bit id of a value; integers are their own."""
     if isinstance(value, int | np.integer):
         return int(value)
-    return int.from_bytes(hashlib.blake2b(str(value).encode(), digest_size=8).digest(), "big") >> 1
+    return (
+        int.from_bytes(hashlib.blake2b(str(value).encode(errors="surrogatepass"), digest_size=8).digest(), "big") >> 1
+    )
 
 
 def concept_ids(rows: Dataset, column: str) -> NDArray[np.int64]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 from collections.abc import Iterator
+from multiprocessing.util import Finalize
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.utils.data import DataLoader
@@ -14,6 +17,9 @@ from torch.utils.data import Dataset as TorchDataset
 from clipkit.types import ImageTextBatch
 
 __all__ = ["Loader"]
+
+_running: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+"""Iterators with workers, and whose they are; a fork has those of its parent here, too."""
 
 
 class Loader(DataLoader[ImageTextBatch]):
@@ -43,7 +49,12 @@ class Loader(DataLoader[ImageTextBatch]):
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # all that the base class promises
-        yield from super().__iter__()
+        iterator = super().__iter__()
+        if self.num_workers:
+            if os.getpid() not in _running.values():
+                Finalize(None, _end_workers, exitpriority=100)  # a forked process ends without what atexit knows
+            _running[iterator] = os.getpid()
+        yield from iterator
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the data module keeps the place. Without this Lightning warns that the loader cannot resume."""
@@ -57,3 +68,12 @@ def _outlive_a_signal(worker: int) -> None:
     """Leave Ctrl-C and the first SIGTERM, which a whole group gets, to the process that trains: it needs batches."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def _end_workers() -> None:
+    """End the workers that are left: Python would by the one signal that they outlive, and wait for them for ever."""
+    for iterator in [iterator for iterator, process in _running.items() if process == os.getpid()]:
+        iterator._shutdown_workers()
+
+
+atexit.register(_end_workers)  # after torch's own, so that it comes before it

@@ -12,9 +12,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from clipkit.data.arguments import check_columns, check_images
 from clipkit.data.augment import SampleTransform
 from clipkit.data.captions import CaptionChoice, choose_captions, has_caption
-from clipkit.data.columns import image_column
+from clipkit.data.columns import image_column, stored
 from clipkit.data.filters import Filter, check_filters
 from clipkit.data.mixture import CaptionOption
+from clipkit.data.remote import public_name
 from clipkit.data.samples import Recipe
 from clipkit.data.sharded import Shards, head
 from clipkit.data.streamed import Source
@@ -101,10 +102,19 @@ def first_rows(shards: Shards, most: int, name: str) -> Dataset:
     if not len(rows):
         if left_out and {one.reason for one in left_out} == {"missing_member"}:
             first = left_out[0]
-            raise ArgumentError("image", f"no sample of {name!r} has one; of {first.key!r}: {first.message}")
-        why = f": {left_out[0].source}: {left_out[0].message}" if left_out else ""
-        raise ArgumentError("train", f"no sample is found in {name!r}{why}")
+            raise ArgumentError(
+                "image", f"no sample of {public_name(name)!r} has one; of {first.key!r}: {first.message}"
+            )
+        why = next((f": {one.source}: {one.message.removeprefix(f'{one.source}: ')}" for one in left_out), "")
+        raise ArgumentError("train", f"no sample is found in {public_name(name)!r}{why}")
     return rows
+
+
+def _complete(rows: Dataset, wanted: Wanted) -> Dataset:
+    """The rows that have all values which are wanted of each, where some have: the others are skipped in training."""
+    names = [name for name in {wanted.concept, *wanted.extra} if name in rows.column_names]
+    full = np.logical_and.reduce([np.ones(len(rows), dtype=bool), *(stored(rows, n).is_valid() for n in names)])
+    return rows.select(np.flatnonzero(full)) if full.any() and not full.all() else rows
 
 
 def stream_sources(
@@ -126,10 +136,10 @@ def stream_sources(
         rows = first_rows(shards, 256, name)
         try:
             check_filters(rows, filters)
-            recipe = wanted.recipe(wanted.check(rows))
+            recipe = wanted.recipe(wanted.check(_complete(rows, wanted)))
         except ArgumentError as error:
             raise ArgumentError(
-                error.argument, f"in {name!r}: {error.message}" if len(found) > 1 else error.message
+                error.argument, f"in {public_name(name)!r}: {error.message}" if len(found) > 1 else error.message
             ) from error
         sources[name] = Source(shards, shares[name] or 1 / len(found), recipe, filters)
     return sources

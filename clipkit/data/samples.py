@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from clipkit.data.augment import SampleTransform
 from clipkit.data.captions import CaptionChoice
 from clipkit.data.hashes import stable_id
 from clipkit.data.prepare import Prepare
-from clipkit.data.skips import Skipped
+from clipkit.data.skips import Skipped, Unusable
 from clipkit.types import InputSpec
 
 __all__ = ["Sample", "SampleMaker"]
@@ -86,11 +87,20 @@ class SampleMaker:
         choice = self.recipe.choice
         image, caption = self.prepare.open(row[self.recipe.image]), choice.draw(choice.candidates(row), rng)
         pixels, caption = self.prepare(image, caption, rng)
-        extra = {name: row[name] for name in self.recipe.extra}
+        extra = {name: _valued(row, name, Real) for name in self.recipe.extra}
         return Sample(pixels, caption, self._id(row, number, caption), position, extra)
 
     def _id(self, row: Mapping[str, Any], number: int, caption: str) -> int:
         concept = self.recipe.concept
         if concept == "row":
             return number
-        return stable_id(caption if concept == "caption" else row[concept])
+        return stable_id(caption if concept == "caption" else _valued(row, concept, str, Real))
+
+
+def _valued(row: Mapping[str, Any], column: str, *kinds: type) -> Any:
+    """What a row has in a column; of a stream only the first rows' kinds are known beforehand."""
+    value = row[column]
+    for one in value if isinstance(value, list) else [value]:
+        if not isinstance(one, kinds) or (isinstance(one, Integral) and abs(int(one)) >= 1 << 63):
+            raise Unusable("bad_value", f"its {column} is {str(value)[:40]!r}")
+    return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
@@ -12,9 +13,10 @@ import datasets
 import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset, Value
 
+from clipkit.data.connections import in_one_line
 from clipkit.data.remote import is_remote, open_forwards, public_name
 from clipkit.data.shards import ShardSample, read_shard
-from clipkit.data.skips import Skipped, Unusable, skipped
+from clipkit.data.skips import Skipped, Unusable, reason_of, skipped
 
 __all__ = ["KEY", "SKIPPED", "SOURCE", "Row", "Shards", "TableShards", "TarShards", "as_dataset", "head"]
 
@@ -25,6 +27,11 @@ SKIPPED = "__skipped__"
 """Column of ``as_dataset``: where something was left out, what, as JSON."""
 IMAGE_MEMBERS = ("jpg", "png", "jpeg", "webp", "gif", "bmp", "tif", "tiff")
 HEAD = 256
+NOT_STORED = (pa.ArrowException, ValueError, OverflowError)
+MOST_TEXT = 16 << 20
+"""Bytes of a text or JSON, which takes many times its size where it is read."""
+UNREACHABLE = 3
+"""Shards in a row, from the first on, after which a stream is taken to be out of reach."""
 
 
 class Shards(Protocol):
@@ -76,7 +83,8 @@ class TarShards(NamedTuple):
                     begin = part.begin
                     yield begin, [self._row(item, columns) for item in part.items]
         except (OSError, Unusable) as error:
-            yield begin, [skipped(name, "", error, None)]
+            failed = reason_of(error) == "undecodable"  # an OSError of no known kind: a disk that fails
+            yield begin, [skipped(name, "", Unusable("unreadable_file", str(error)) if failed else error, None)]
 
     def _row(self, item: ShardSample | Skipped, columns: Sequence[str] | None) -> Row | Skipped:
         if isinstance(item, Skipped):
@@ -91,7 +99,7 @@ class TarShards(NamedTuple):
         except ValueError as error:
             return skipped(item.shard, item.key, error, data)
         image = {self.image or "image": {"bytes": data, "path": f"{item.key}.{found}"}}
-        return {KEY: item.key, SOURCE: item.shard, **image, **fields}
+        return {**fields, KEY: item.key, SOURCE: item.shard, **image}  # a json may have fields of those names, too
 
 
 class TableShards(NamedTuple):
@@ -113,16 +121,19 @@ class TableShards(NamedTuple):
         self, shard: int, begin: int = 0, columns: Sequence[str] | None = None
     ) -> Iterator[tuple[int, list[Row | Skipped]]]:
         """See :class:`Shards`."""
-        name = self.names[shard]
+        name = public_name(self.names[shard])
         rows = self.rows.shard(num_shards=len(self.names), index=shard).skip(begin)
         try:
-            for row in rows:
+            for batch in rows.iter(1):  # in a worker the plain iterator leaves shards to other workers, on its own
+                row = {column: values[0] for column, values in batch.items()}
                 image = {} if self.image is None else {self.image: self._image(row[self.image], shard)}
                 yield begin, [{KEY: f"row {begin}", SOURCE: name, **row, **image}]
                 begin += 1
         except Exception as error:  # readers raise anything, and what follows in the shard is lost with it
-            reason = error if isinstance(error, OSError) else Unusable("damaged_shard", _first_line(error))
-            yield begin, [skipped(name, f"row {begin}", reason, None)]
+            reason, away = reason_of(error), is_remote(self.names[shard])
+            reason = "damaged_shard" if reason == "undecodable" else "unreachable_shard" if away else reason
+            told = Unusable(reason, in_one_line(error, self.names[shard]))
+            yield begin, [skipped(name, f"row {begin}", told, None)]
 
     def _image(self, image: Any, shard: int) -> Any:
         image = {"bytes": None, "path": image} if isinstance(image, str) else image
@@ -134,8 +145,7 @@ class TableShards(NamedTuple):
 
 def head(shards: Shards, rows: int = HEAD) -> tuple[Dataset, list[Skipped]]:
     """The first rows with all their columns, by which names and kinds are checked, and what was left out among them."""
-    items = islice((item for shard in range(len(shards.names)) for item in _items(shards, shard)), 4 * rows)
-    found: list[Row | Skipped] = list(items)
+    found = list(islice(_first_items(shards), 4 * rows))
     good = [row for row in found if not isinstance(row, Skipped)][:rows]
     columns = list(dict.fromkeys(name for row in good for name in row if name not in (KEY, SOURCE)))
     arrays = {name: array for name in columns if (array := _array([row.get(name) for row in good])) is not None}
@@ -145,11 +155,36 @@ def head(shards: Shards, rows: int = HEAD) -> tuple[Dataset, list[Skipped]]:
     return made, [one for one in found if isinstance(one, Skipped)]
 
 
+def _first_items(shards: Shards) -> Iterator[Row | Skipped]:
+    """The items of all shards, in order; of the first few only, where none of those is to be reached."""
+    unreachable = 0
+    for shard in range(len(shards.names)):
+        for item in _items(shards, shard):
+            unreachable += isinstance(item, Skipped) and item.reason == "unreachable_shard" and unreachable == shard
+            yield item
+        if unreachable == UNREACHABLE == shard + 1:
+            return
+
+
 def _array(values: list[Any]) -> pa.Array | None:
+    """A column; where a few of its values are of another kind, without those, for they are met again in training."""
     try:
         return pa.array(values)
-    except pa.ArrowException:  # of several kinds: no column that can be used
+    except NOT_STORED:
+        usual, count = Counter(type(value) for value in values if value is not None).most_common(1)[0]
+        of_usual = [value if type(value) is usual and _is_stored(value) else None for value in values]
+    try:
+        return pa.array(of_usual) if count > len(values) // 2 else None
+    except NOT_STORED:  # lists of several kinds: no column that can be used
         return None
+
+
+def _is_stored(value: Any) -> bool:
+    try:
+        pa.array([value])
+    except NOT_STORED:
+        return False
+    return True
 
 
 def _items(shards: Shards, shard: int) -> Iterator[Row | Skipped]:
@@ -196,17 +231,25 @@ def _fields(sample: ShardSample, columns: Sequence[str] | None) -> Row:
         return {**_json(sample), **{name: text for name, text in others.items() if text is not None}}
     texts = {name: data for name, data in sample.members.items() if name in columns}
     told = _json(sample) if any(name not in texts for name in columns) else {}
-    return {name: texts[name].decode("utf-8-sig") if name in texts else told.get(name) for name in columns}
+    return {name: _small(texts[name]).decode("utf-8-sig") if name in texts else told.get(name) for name in columns}
 
 
 def _json(sample: ShardSample) -> Row:
     if "json" not in sample.members:
         return {}
     try:
-        told = json.loads(sample.members["json"])
-    except ValueError as error:
+        told = json.loads(_small(sample.members["json"]))
+    except Unusable:
+        raise
+    except (ValueError, RecursionError) as error:  # the latter where brackets are nested by the thousand
         raise Unusable("bad_text", f"its json cannot be read: {error}") from error
     return told if isinstance(told, dict) else {}
+
+
+def _small(text: bytes) -> bytes:
+    if len(text) > MOST_TEXT:
+        raise Unusable("too_large", f"a text of {len(text)} bytes; {MOST_TEXT} are the most")
+    return text
 
 
 def _text(data: bytes) -> str | None:
@@ -214,7 +257,3 @@ def _text(data: bytes) -> str | None:
         return None if b"\0" in data else data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

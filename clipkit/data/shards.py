@@ -79,9 +79,9 @@ def read_shard(file: BinaryIO, shard: str, begin: int = 0, most_bytes: int = MOS
         file: An uncompressed tar archive, read forwards only; it stands at ``begin``.
         shard: Its name, for reports.
         begin: Where reading begins: 0, or the ``begin`` of a part.
-        most_bytes: Largest member that is read; a larger one is passed over.
+        most_bytes: Largest member that is read, and the most that is kept of a sample; more is passed over.
     """
-    sample, part = ShardSample(shard, "", {}), ShardPart(begin, [])
+    sample, part, kept = ShardSample(shard, "", {}), ShardPart(begin, []), 0
     for at, found in _members(_Counted(file, begin), shard, most_bytes):
         if isinstance(found, Skipped):
             part.items.append(found)
@@ -93,12 +93,16 @@ def read_shard(file: BinaryIO, shard: str, begin: int = 0, most_bytes: int = MOS
             if part.items:
                 yield part
             sample = ShardSample(shard, key, {})
-            part = ShardPart(at, [sample])
+            part, kept = ShardPart(at, [sample]), 0
         if suffix in sample.members:
             message = "its sample has a member of that name already"
             part.items.append(Skipped(shard, found.name, "duplicate_member", message, None))
+        elif kept + len(found.data) > most_bytes:  # as where numbers follow a dot: all of a shard is one sample
+            message = f"its sample has {kept} bytes already; what stands before the first dot is a sample's key"
+            part.items.append(Skipped(shard, found.name, "too_large", message, None))
         else:
             sample.members[suffix] = found.data
+            kept += len(found.data)
     if part.items:
         yield part
 

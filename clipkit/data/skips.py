@@ -19,11 +19,12 @@ REASONS = (
     "missing_file",  # a path with no file at its end
     "unreadable_file",  # a file that may not be read, or a disk that fails
     "not_an_image",  # an HTML page with a picture's name
-    "too_large",  # more pixels than MOST_PIXELS, by its header
+    "too_large",  # more pixels than MOST_PIXELS, by its header, or a member of too many bytes
     "undecodable",  # truncated or damaged
     "unknown_range",  # pixels that are floats of no known range
     "no_caption",
     "bad_text",  # not UTF-8, or not text
+    "bad_value",  # a column has no number, or no label, where it should
     "missing_member",  # a sample of a shard without an image
     "duplicate_member",
     "duplicate_key",
@@ -77,7 +78,7 @@ def reason_of(error: Exception) -> str:
         Image.DecompressionBombError: "too_large",
         (FileNotFoundError, NotADirectoryError): "missing_file",
         (PermissionError, IsADirectoryError, ConnectionError, TimeoutError): "unreadable_file",
-        UnicodeDecodeError: "bad_text",
+        UnicodeError: "bad_text",
     }
     if isinstance(error, Unusable):
         return error.reason

@@ -60,7 +60,8 @@ class StreamedTraining:
         """16 hex digits of the names of all shards."""
         digest = hashlib.sha256()
         for source in self.sources.values():
-            digest.update("\n".join([f"{source.weight:.9g}", *map(public_name, source.shards.names)]).encode())
+            names = "\n".join([f"{source.weight:.9g}", *map(public_name, source.shards.names)])
+            digest.update(names.encode(errors="surrogatepass"))  # of files whose names are no UTF-8
         return digest.hexdigest()[:16]
 
     def begin(self) -> None:

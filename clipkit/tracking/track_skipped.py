@@ -55,8 +55,8 @@ class TrackSkipped(pl.Callback):
         """Take off the lines of a run that went further than its last checkpoint."""
         file = self._file(trainer)
         if file.is_file():
-            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-            file.write_text("".join(lines[: sum(self.skipped.values())]), encoding="utf-8")
+            kept = _lines(file)[: sum(self.skipped.values())]
+            file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -95,7 +95,7 @@ class TrackSkipped(pl.Callback):
             self.skipped[one.reason] += 1
         file = self._file(trainer)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", encoding="utf-8") as lines:
+        with file.open("a", encoding="utf-8", errors="backslashreplace") as lines:  # a name on disk may be any bytes
             lines.writelines(f"{json.dumps(one._asdict(), ensure_ascii=False)}\n" for one in left_out)
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -125,7 +125,7 @@ class TrackSkipped(pl.Callback):
     def _list(self, trainer: pl.Trainer, by_reason: dict[str, int], read: int) -> str:
         counts = ", ".join(f"{reason} {count}" for reason, count in by_reason.items() if count)
         file = self._file(trainer)
-        lines = file.read_text(encoding="utf-8").splitlines()[:10] if file.is_file() else []
+        lines = _lines(file)[:10] if file.is_file() else []
         first = [json.loads(line) for line in lines]
         shown = "".join(f"\n  {one['source']}, {one['key']}: {one['reason']}: {one['message']}" for one in first)
         share = f"{sum(by_reason.values())} of {read} samples cannot be used, more than {self.most:.1%}"
@@ -134,6 +134,11 @@ class TrackSkipped(pl.Callback):
     def _file(self, trainer: pl.Trainer) -> Path:
         rank = f"-{trainer.global_rank}" if trainer.global_rank else ""
         return run_folder(trainer) / f"quarantine{rank}.jsonl"
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a file; unlike ``splitlines`` not parted at the line ends that Unicode has, too."""
+    return file.read_text(encoding="utf-8").split("\n")[:-1]
 
 
 def _whole(counts: Tensor) -> list[int]:

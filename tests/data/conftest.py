@@ -1,9 +1,10 @@
-"""A small set in the hub's layout, and data modules of it."""
+"""A small set in the hub's layout, data modules of it, and servers that shards come from."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from clipkit.data import CaptionDataModule
+from clipkit.data import CaptionDataModule, connections
 from clipkit.tokens import read_tokenizer
 from clipkit.types import InputSpec
+
+from .servers import DATA, Handler, Server
 
 ROWS = 41
 
@@ -73,3 +76,40 @@ def make(spec: InputSpec) -> Callable[..., CaptionDataModule]:
         return data
 
     return made
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Server]:
+    """A web server whose files behave as the first folder of their path says."""
+    server = Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield server
+    server.over.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys for S3, and no proxy to this machine."""
+    keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**keys, "no_proxy": "127.0.0.1", "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(name, value)
+    connections._client.cache_clear()  # clients know their server from the surroundings
+
+
+@pytest.fixture(scope="session")
+def emulated() -> Iterator[tuple[str, Any]]:
+    """The address of an emulated S3 with some shards in the bucket ``pictures``, and a client of it."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    client = boto3.client("s3", "us-east-1", endpoint_url=address, aws_access_key_id="x", aws_secret_access_key="x")
+    client.create_bucket(Bucket="pictures")
+    for name in ("train-0", "train-1", "train-2", "extra-0"):
+        client.put_object(Bucket="pictures", Key=f"deep/{name}.tar", Body=DATA)
+    yield address, client
+    server.stop()

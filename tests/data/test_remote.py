@@ -7,26 +7,22 @@ import io
 import logging
 import re
 import socket
-import struct
 import sys
-import tarfile
-import threading
 import uuid
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
 
-import boto3
 import fsspec
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from clipkit.data import connections
 from clipkit.data.remote import Retry, expand, is_remote, open_forwards, public_name
 from clipkit.data.shards import ShardSample, read_shard
 from clipkit.data.skips import REASONS, Unusable
 from clipkit.types import ArgumentError
+
+from .servers import DATA
+
+pytestmark = pytest.mark.usefixtures("surroundings")
 
 
 def items(file, name):
@@ -35,173 +31,8 @@ def items(file, name):
 
 RETRY = Retry(attempts=3, first_wait=0.001, most_wait=0.002, timeout=60)
 SHORT = RETRY._replace(timeout=0.5)
-
-
-def shard(samples=40, size=3_000):
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        for i in range(samples):
-            for name, data in ((f"{i:03}.jpg", i.to_bytes(2, "big") * size), (f"{i:03}.txt", b"thing %d" % i)):
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-    return file.getvalue()
-
-
-DATA = shard()
 HALF = len(DATA) // 2
 QUARTER = len(DATA) // 4
-
-
-class Handler(BaseHTTPRequestHandler):
-    """The first folder of a path says how it behaves."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def do_HEAD(self):
-        self.answer(200, {"Content-Length": len(DATA)})
-
-    def do_GET(self):
-        path = urlsplit(self.path).path
-        begin = int(found[1]) if (found := re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))) else 0
-        end = int(found[1]) + 1 if (found := re.search(r"-(\d+)$", self.headers.get("Range", ""))) else len(DATA)
-        with self.server.lock:
-            self.server.gets.setdefault(path, []).append(begin)
-        self.begin, self.end, self.number = begin, end, len(self.server.gets[path])
-        getattr(self, path.split("/")[1])()
-
-    def answer(self, status, headers):
-        self.send_response(status)
-        defaults = {"ETag": '"one"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
-        for name, value in (defaults | headers).items():
-            self.send_header(name, str(value))
-        self.end_headers()
-
-    def send(self, count=None, ranges=True, **headers):
-        """The bytes asked for, at most ``count`` of them though all are announced."""
-        begin, end = (self.begin, self.end) if ranges else (0, len(DATA))
-        if ranges and "Range" in self.headers:
-            told = {"Content-Range": f"bytes {begin}-{end - 1}/{len(DATA)}", "Content-Length": end - begin}
-            self.answer(206, told | headers)
-        else:
-            self.answer(200, {"Content-Length": end - begin} | headers)
-        self.wfile.write(DATA[begin:end][:count])
-        self.wfile.flush()
-        self.close_connection = count is not None
-
-    def fail(self, status):
-        self.answer(status, {"Content-Length": 0})
-
-    def reset(self):
-        if self.number <= 2:
-            self.send(QUARTER)
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-        else:
-            self.send()
-
-    def fine(self):
-        self.send()
-
-    def plain(self):
-        self.send(ranges=False)
-
-    def plaincut(self):
-        self.send(QUARTER * self.number if self.number < 3 else None, ranges=False)
-
-    def plainstop(self):
-        self.send(HALF, ranges=False)
-
-    def cut(self):
-        self.send(QUARTER)
-
-    def cutonce(self):
-        self.send(QUARTER if self.number == 1 else None)
-
-    def stop(self):
-        self.send(max(HALF - self.begin, 0))
-
-    def stall(self):
-        self.send(HALF if self.number == 1 else None)
-        self.server.over.wait(60 if self.number == 1 else 0)
-
-    def never(self):
-        self.server.over.wait(60)
-
-    def busy(self):
-        self.fail(503) if self.number <= 2 else self.send()
-
-    def broken(self):
-        self.fail(500)
-
-    def missing(self):
-        self.fail(404)
-
-    def forbidden(self):
-        self.fail(403)
-
-    def gone(self):
-        self.fail(410)
-
-    def changed(self):
-        self.send(HALF if self.number == 1 else None, ETag=f'"{self.number}"')
-
-    def grown(self):
-        total = len(DATA) + self.number
-        self.send(HALF if self.number == 1 else None, **{"Content-Range": f"bytes {self.begin}-{total - 1}/{total}"})
-
-    def elsewhere(self):
-        self.send(HALF, **{"Content-Range": f"bytes 5-{len(DATA) - 1}/{len(DATA)}"})
-
-    def squeezed(self):
-        self.send(**{"Content-Encoding": "gzip"})
-
-    def moved(self):
-        self.answer(302, {"Location": "/cut/moved.tar?secret", "Content-Length": 0})
-
-    def chunks(self):
-        """No length beforehand; the first time it breaks off."""
-        self.answer(206 if self.begin else 200, {"Transfer-Encoding": "chunked", "Content-Range": self.whole()})
-        for part in (DATA[self.begin : HALF], DATA[max(self.begin, HALF) :]):
-            if part:
-                self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
-            self.wfile.flush()
-            if self.number == 1:
-                self.close_connection = True
-                return
-        self.wfile.write(b"0\r\n\r\n")
-
-    def whole(self):
-        return f"bytes {self.begin}-{len(DATA) - 1}/{len(DATA)}"
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request, client_address):
-        pass  # clients that went away
-
-
-@pytest.fixture(scope="module")
-def running():
-    server = Server(("127.0.0.1", 0), Handler)
-    server.lock, server.over, server.gets = threading.Lock(), threading.Event(), {}
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield server
-    server.over.set()
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(autouse=True)
-def surroundings(monkeypatch):
-    keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
-    for name, value in {**keys, "no_proxy": "127.0.0.1", "AWS_EC2_METADATA_DISABLED": "true"}.items():
-        monkeypatch.setenv(name, value)
-    connections._client.cache_clear()  # clients know their server from the surroundings
 
 
 @pytest.fixture(params=["http", "s3"])
@@ -408,19 +239,6 @@ def test_in_forked_workers_after_the_parent_has_read(place, monkeypatch):
     assert sorted(loader) == sorted([*expected, f"opened 0 {rest}", f"opened 1 {rest}"])
     with opened:
         assert begun + opened.read() == DATA  # and the parent's own connection is whole
-
-
-@pytest.fixture(scope="module")
-def emulated():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    address = "http://{}:{}".format(*server.get_host_and_port())
-    client = boto3.client("s3", "us-east-1", endpoint_url=address, aws_access_key_id="x", aws_secret_access_key="x")
-    client.create_bucket(Bucket="pictures")
-    for name in ("train-0", "train-1", "train-2", "extra-0"):
-        client.put_object(Bucket="pictures", Key=f"deep/{name}.tar", Body=DATA)
-    yield address, client
-    server.stop()
 
 
 def test_s3(emulated, monkeypatch):

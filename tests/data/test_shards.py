@@ -133,6 +133,13 @@ def test_large_members_are_passed_over_unread():
     assert skips == [("too_large", "a.jpg")]
 
 
+def test_a_sample_that_has_all_of_a_shard():
+    """As where numbers follow a dot; only so much of it is kept."""
+    samples, skips = read(shard_of([*((f"img.{i:03}.jpg", b"1" * 400) for i in range(6)), *pairs(1)]), most_bytes=1000)
+    assert list(samples["img"]) == ["000.jpg", "001.jpg"] and "0000" in samples
+    assert skips == [("too_large", f"img.{i:03}.jpg") for i in range(2, 6)]
+
+
 def test_a_member_that_claims_to_be_enormous():
     info = tarfile.TarInfo("a.jpg")
     info.size = 1 << 40

@@ -1,0 +1,182 @@
+"""Real fits on damaged streams, local and remote: what is skipped is kept and counted, too much of it stops the run."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from functools import partial
+
+import datasets
+import lightning.pytorch as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+
+from clipkit.callbacks import SamplePosition
+from clipkit.data import CaptionDataModule, unpack_skips
+from clipkit.data.remote import Retry, open_forwards
+from clipkit.tracking import TooManySkipped, TrackSkipped
+from clipkit.types import ArgumentError
+
+from .malformed import HTML, members, picture, tar
+
+
+def good(name, count=10):
+    return [part for number in range(count) for part in members(f"{name}{number}")]
+
+
+class Task(pl.LightningModule):
+    def __init__(self, spec):
+        super().__init__()
+        self.model = nn.Linear(3 * 8 * 8, 1)
+        self.model.inputs = spec
+
+    def training_step(self, batch, batch_idx):
+        return self.model(batch.image.float().flatten(1)).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-9)
+
+
+def fit(spec, data, track):
+    quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    settings = {"max_epochs": 1, "log_every_n_steps": 1, "logger": CSVLogger(".", "", "run"), "accelerator": "cpu"}
+    trainer = pl.Trainer(callbacks=[SamplePosition(), track], **quiet, **settings)
+    trainer.fit(Task(spec), datamodule=data)
+    return {name: float(value) for name, value in trainer.logged_metrics.items()}
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """12 samples of which 2 are bad, then a shard that is none; 20 good ones in another folder."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    bad = [*members("html\u2028page", image=HTML), *members("blank", txt=b" ")]  # which is a line's end to Unicode
+    (tmp_path / "a/0.tar").write_bytes(tar([*good("a"), *bad]))
+    (tmp_path / "a/1.tar").write_bytes(tar(good("c")))
+    (tmp_path / "a/\udcff.tar").write_bytes(HTML)  # a name that is no UTF-8
+    (tmp_path / "b/0.tar").write_bytes(tar(good("b")))
+    (tmp_path / "b/1.tar").write_bytes(tar(good("d")))
+    return tmp_path
+
+
+def quarantine(folder):
+    return [json.loads(line) for line in (folder / "run/quarantine.jsonl").read_text().split("\n")[:-1]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_fit_on_a_damaged_mixture(spec, damaged, own_folder, workers):
+    sources = {f"{damaged}/a": 3.0, f"{damaged}/b": 1.0}
+    track = TrackSkipped(most=1)
+    data = CaptionDataModule(sources, batch_size=4, workers=workers, epoch_steps=20)
+    logged = fit(spec, data, track)
+    assert len(data.fingerprint) == 16  # of names of any bytes
+    lines = quarantine(own_folder)
+    counts = {name: value for name, value in logged.items() if name.startswith("data/skipped_")}
+    assert counts == {f"data/skipped_{reason}": count for reason, count in track.skipped.items() if count}
+    assert set(counts) == {"data/skipped_not_an_image", "data/skipped_no_caption", "data/skipped_damaged_shard"}
+    assert sum(counts.values()) == len(lines)
+    assert logged["data/used"] == 80 and logged["data/read"] == 80 + len(lines)
+    assert logged["data/repeated"] == 60 - 20  # of a: two turns over its 20 good ones are repeated; of b none is
+    shares = {name[-1]: value for name, value in logged.items() if name.startswith("data/share_")}
+    assert shares == {"a": 0.75, "b": 0.25}
+    first = {(line["source"], line["key"]): line for line in lines}
+    assert (
+        first[f"{damaged}/a/0.tar", "html\u2028page"]["sha256"]
+        and first[f"{damaged}/a/\udcff.tar", ""]["sha256"] is None
+    )
+
+
+def test_too_much_stops_the_fit_with_the_list(spec, damaged, own_folder):
+    data = CaptionDataModule(f"{damaged}/a", batch_size=4, workers=0, epoch_steps=100)
+    with pytest.raises(TooManySkipped, match=re.escape(f"{damaged}/a/0.tar, html\u2028page: not_an_image: ")) as caught:
+        fit(spec, data, TrackSkipped(most=0.1, after=40))
+    assert "samples cannot be used, more than 10.0%" in str(caught.value)
+
+
+@pytest.fixture
+def remote(running, surroundings, monkeypatch, spec):
+    """``remote({path: content}, template)``: a module of files of the server, asked with short waits."""
+    retry = Retry(attempts=3, first_wait=0.001, most_wait=0.002, timeout=20)
+    monkeypatch.setattr("clipkit.data.sharded.open_forwards", partial(open_forwards, retry=retry))
+    monkeypatch.setattr(datasets.config, "STREAMING_READ_RETRY_INTERVAL", 0.001)
+    running.gets.clear()
+
+    def make(files, **options):
+        running.files = {f"/{path}": content for path, content in files.items()}
+        source = f"http://127.0.0.1:{running.server_port}/{{{','.join(files)}}}"
+        made = CaptionDataModule(source, **{"batch_size": 2, "workers": 0, "epoch_steps": 30, "window": 20, **options})
+        made.inputs = spec
+        return made
+
+    yield make
+    running.files = {}
+
+
+def read(data):
+    batches = list(data.train_dataloader())
+    skips = {(one.source.partition("/")[2][1:].partition("/")[2], one.reason) for batch in batches
+             for one in unpack_skips(batch.extra["skipped"])}  # fmt: skip
+    return {row for batch in batches for row in batch.concept.tolist()}, skips
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_remote_shards_that_fail_are_counted_and_the_rest_is_used(remote, workers):
+    names = ["cutonce/0.tar", "fine/1.tar", "missing/2.tar", "reset/3.tar", "stop/4.tar"]
+    data = remote({name: tar(good(name[-5])) for name in names}, workers=workers)
+    used, skips = read(data)
+    assert skips == {("missing/2.tar", "unreachable_shard"), ("stop/4.tar", "unreachable_shard")}
+    whole = 3 * 10
+    assert whole < len(used) < whole + 10  # and what came of the one that stops half-way
+
+
+def test_the_first_shard_may_be_missing(remote):
+    used, skips = read(remote({"forbidden/0.tar": b"", "fine/1.tar": tar(good("x"))}))
+    assert len(used) == 10 and skips == {("forbidden/0.tar", "unreachable_shard")}
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_a_host_that_gives_nothing_is_an_error_at_once(remote, running, kind):
+    with pytest.raises(ArgumentError, match=r"^train: .*127\.0\.0\.1"):
+        remote({f"broken/{number}.{kind}": b"" for number in range(50)})
+    assert len(running.gets) <= 3  # of fifty shards
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+    with pytest.raises(ArgumentError, match=f"^train: .*{address}") as told:
+        CaptionDataModule(f"http://me:secret@{address}/{{0..99}}.{kind}?secret", epoch_steps=5)
+    assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_remote_table_that_is_cut_off(remote, workers):
+    def table(begin):
+        images = [{"bytes": picture(size=(9 + i, 8)), "path": None} for i in range(begin, begin + 6)]
+        file = pa.BufferOutputStream()
+        pq.write_table(pa.table({"image": images, "text": [f"thing {i}" for i in range(6)]}), file)
+        return file.getvalue().to_pybytes()
+
+    files = {f"fine/{i}.parquet": table(6 * i) for i in range(3)}
+    data = remote(files | {"stop/3.parquet": table(18), "plain/4.parquet": table(24)[:900]}, workers=workers)
+    used, skips = read(data)
+    assert len(used) == 18
+    assert {name for name, _ in skips} == {"stop/3.parquet", "plain/4.parquet"}
+    assert {reason for _, reason in skips} <= {"unreachable_shard", "damaged_shard"}
+
+
+def test_a_bucket_through_two_workers(emulated, surroundings, monkeypatch, spec):
+    address, client = emulated
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    for number in range(4):
+        client.put_object(Bucket="pictures", Key=f"fit/s-{number}.tar", Body=tar(good(f"{number}")))
+    client.put_object(Bucket="pictures", Key="fit/s-4.tar", Body=HTML)
+    data = CaptionDataModule("s3://pictures/fit/s-*.tar", batch_size=2, workers=2, epoch_steps=40)
+    data.inputs = spec
+    batches = list(data.train_dataloader())
+    assert len({row for batch in batches for row in batch.concept.tolist()}) == 40
+    skips = {(one.source, one.reason) for batch in batches for one in unpack_skips(batch.extra["skipped"])}
+    assert skips == {("s3://pictures/fit/s-4.tar", "damaged_shard")}
