@@ -65,8 +65,8 @@ class CaptionDataModule(pl.LightningDataModule):
         distinct_concepts: Whether no concept comes twice in a global batch.
         transforms: Sample transforms for training, before the random crop to the model's size.
         extra: Numeric columns to pass on in ``batch.extra``.
-        decode: ``fast`` decodes and resizes plain JPEGs and packed pixels without Pillow, to the same pixels but for
-            rounding; ``reference`` is Pillow throughout. Which sample comes when is the same.
+        decode: ``fast`` decodes and resizes plain JPEGs and packed pixels without Pillow, to nearly the same pixels;
+            ``reference`` is Pillow throughout. Which sample comes when is the same.
         streaming: Whether to stream what could be read by index, such as a hub data set that is not to be copied here.
         epoch_steps: Optimiser steps that make an epoch of a stream.
         window: Rows of a stream that are shuffled together.
