@@ -45,7 +45,7 @@ def compare(subject: Subject, rival: Callable[[Subject, Path], Rival], rounds: i
         ours = {"files": subject}
         for form in ("jpeg", "uint8"):
             ours[form] = subject._replace(
-                rows=load_from_disk(packed(subject.rows, subject.maker, Path(folder, form), form))
+                rows=load_from_disk(packed(subject.rows, subject.recipe, Path(folder, form), form))
             )
         theirs = {name: rival(ours[name], Path(folder, f"{name} as files")) for name in ("files", "jpeg")}
         passes: dict[str, Callable[[], float | None]] = {

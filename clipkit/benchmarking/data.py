@@ -18,12 +18,12 @@ from clipkit.data import (
     EpochBatches,
     Flip,
     RandomResizedCrop,
+    Recipe,
     Sample,
     SampleMaker,
     sample_rng,
 )
 from clipkit.data.loader import Loader
-from clipkit.data.prepare import Prepare
 from clipkit.data.reading import Wanted, captioned
 from clipkit.data.rows import mapped, read_rows
 from clipkit.types import ArgumentError, InputSpec
@@ -48,13 +48,13 @@ class Subject(NamedTuple):
     """What is measured: rows whose images all decode, and how samples are made of them."""
 
     rows: Dataset
-    maker: SampleMaker
+    recipe: Recipe
+    spec: InputSpec
 
     @property
-    def spec(self) -> InputSpec:
-        """What samples are made for."""
-        assert self.maker.spec is not None  # `subject` gives one
-        return self.maker.spec
+    def maker(self) -> SampleMaker:
+        """Makes the samples."""
+        return SampleMaker(self.recipe, self.spec)
 
 
 def subject(rows: Dataset, spec: InputSpec, image: str | None, caption: str | None, count: int) -> Subject:
@@ -74,19 +74,20 @@ def subject(rows: Dataset, spec: InputSpec, image: str | None, caption: str | No
     wanted = Wanted(image, caption, None, (), ("{}",), "row", False, (), (crop,), "fast")
     found = captioned(rows, wanted, "caption")
     chosen = found.rows.select(np.unique(np.linspace(0, len(found.rows) - 1, count).astype(int)))
-    maker = wanted.maker(spec, found)
-    chosen = chosen.select(_usable(chosen, maker))
+    recipe = wanted.recipe(found)
+    chosen = chosen.select(_usable(chosen, SampleMaker(recipe, spec)))
     if len(chosen) < 2 * BATCH:
         raise ArgumentError("train", f"only {len(chosen)} rows can be used; a measurement takes at least {2 * BATCH}")
-    return Subject(chosen, maker)
+    return Subject(chosen, recipe, spec)
 
 
 def _usable(rows: Dataset, maker: SampleMaker) -> list[int]:
     """Numbers of the rows that make a sample; `clipkit data check` says what is wrong with the others."""
-    found, encoded = [], mapped(rows, maker.columns, maker.image)
+    image = maker.recipe.image
+    found, encoded = [], mapped(rows, maker.recipe.columns, image)
     for number in range(len(rows)):
         try:
-            maker.make(read_rows(encoded, [number], maker.image)[0], number, number, sample_rng(0, number))
+            maker.make(read_rows(encoded, [number], image)[0], number, number, sample_rng(0, number))
             found.append(number)
         except Exception:  # decoders raise anything
             continue
@@ -128,8 +129,8 @@ def measure_stages(subject: Subject, rounds: int, workers: Sequence[int]) -> dic
 
 def transform_pass(subject: Subject) -> Callable[[], None]:
     """Every image once, from its file or its bytes to pixels."""
-    prepare = Prepare(subject.spec, subject.maker.transforms, subject.maker.decode)
-    rows, image = mapped(subject.rows, subject.maker.columns, subject.maker.image), subject.maker.image
+    prepare = subject.maker.prepare
+    rows, image = mapped(subject.rows, subject.recipe.columns, subject.recipe.image), subject.recipe.image
 
     def run() -> None:
         for batch in _batches(len(rows)):
@@ -159,11 +160,11 @@ def one_thread(run: Callable[[], Made]) -> Made:
 def psnr(subject: Subject, most: int = 64) -> dict[str, float]:
     """Peak signal-to-noise ratio of fast samples against Pillow's, in dB: the least and the median; 99 where equal."""
     found = []
-    rows = mapped(subject.rows, subject.maker.columns, subject.maker.image)
-    reference = subject.maker._replace(decode="reference")
+    rows = mapped(subject.rows, subject.recipe.columns, subject.recipe.image)
+    both = subject.maker, SampleMaker(subject.recipe._replace(decode="reference"), subject.spec)
     for number in range(min(most, len(rows))):
-        row = read_rows(rows, [number], subject.maker.image)[0]
-        fast, exact = (maker.make(row, 0, 0, sample_rng(0, number)).image for maker in (subject.maker, reference))
+        row = read_rows(rows, [number], subject.recipe.image)[0]
+        fast, exact = (maker.make(row, 0, 0, sample_rng(0, number)).image for maker in both)
         error = float((fast.double() - exact.double()).square().mean())
         found.append(min(99.0, 10 * float(np.log10(255**2 / max(error, 1e-9)))))
     return {"least": min(found), "median": statistics.median(found)}
@@ -171,17 +172,17 @@ def psnr(subject: Subject, most: int = 64) -> dict[str, float]:
 
 def _stages(subject: Subject) -> dict[str, Callable[[], None]]:
     """Stage to a pass of it over all rows, from what the stage before it made."""
-    maker, count = subject.maker, len(subject.rows)
-    prepare, collate, flip = Prepare(subject.spec, maker.transforms, maker.decode), Collate(subject.spec), Flip()
+    recipe, count = subject.recipe, len(subject.rows)
+    prepare, collate, flip = subject.maker.prepare, Collate(subject.spec), Flip()
     encoded = read_encoded(subject)
-    opened = [prepare.open(row[maker.image]) for row in encoded]
+    opened = [prepare.open(row[recipe.image]) for row in encoded]
     images = [prepare(image, "", sample_rng(0, i))[0] for i, image in enumerate(opened)]
     samples = [Sample(image, "a", i, i, {}) for i, image in enumerate(images)]
     arrays, rng = [image.permute(1, 2, 0).numpy() for image in images], sample_rng(0)
-    captions = [maker.choice.draw(maker.choice.candidates(row), None) for row in encoded]
+    captions = [recipe.choice.draw(recipe.choice.candidates(row), None) for row in encoded]
     return {
         "read": lambda: _each(read_encoded, [subject]),
-        "decode": lambda: _each(lambda row: prepare.open(row[maker.image]), encoded),
+        "decode": lambda: _each(lambda row: prepare.open(row[recipe.image]), encoded),
         "crop and resize": lambda: _each(lambda image: prepare(image, "", sample_rng(0, 0)), opened),
         "augment": lambda: _each(lambda array: flip(array, ["a"], rng), arrays),
         "tokenize": lambda: _each(lambda numbers: collate.tokenizer([captions[i] for i in numbers]), _batches(count)),
@@ -200,7 +201,7 @@ def _batches(count: int) -> list[range]:
 
 def read_encoded(subject: Subject) -> list[dict[str, Any]]:
     """All rows, the bytes of files among them."""
-    rows, image = mapped(subject.rows, subject.maker.columns, subject.maker.image), subject.maker.image
+    rows, image = mapped(subject.rows, subject.recipe.columns, subject.recipe.image), subject.recipe.image
     found = [row for batch in _batches(len(rows)) for row in read_rows(rows, batch, image)]
     for row in found:
         if row[image]["bytes"] is None:

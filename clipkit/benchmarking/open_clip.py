@@ -31,13 +31,13 @@ class OpenClip:
 
         self.tokenizer = open_clip.get_tokenizer("ViT-B-32")
         self.transforms = open_clip.image_transform(subject.spec.image_size[0], is_train=True)
-        self.files, maker = [], subject.maker
+        self.files, recipe = [], subject.recipe
         folder.mkdir()
         captions = []
         for number, row in enumerate(read_encoded(subject)):
             self.files.append(folder / f"{number:05}.image")
-            self.files[-1].write_bytes(row[maker.image]["bytes"])
-            captions.append(maker.choice.draw(maker.choice.candidates(row), None))
+            self.files[-1].write_bytes(row[recipe.image]["bytes"])
+            captions.append(recipe.choice.draw(recipe.choice.candidates(row), None))
         with (folder / "rows.csv").open("w", newline="") as file:
             rows = csv.writer(file, delimiter="\t")
             rows.writerow(["filepath", "title"])

@@ -12,7 +12,7 @@ from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from clipkit.data import SampleMaker, open_image
+from clipkit.data import Recipe, open_image
 
 __all__ = ["packed", "photograph_files"]
 
@@ -42,12 +42,12 @@ def photograph_files(folder: Path, count: int, quality: int = 90) -> Path:
     return folder
 
 
-def packed(rows: Dataset, maker: SampleMaker, folder: Path, form: str, size: int = 256) -> Path:
+def packed(rows: Dataset, recipe: Recipe, folder: Path, form: str, size: int = 256) -> Path:
     """Write rows with their images resized: the shorter side ``size``, as JPEG or as uint8 pixels (a PPM).
 
     Args:
         rows: What is packed.
-        maker: Names the columns.
+        recipe: Names the columns.
         folder: Where.
         form: ``jpeg`` or ``uint8``.
         size: The shorter side.
@@ -55,13 +55,13 @@ def packed(rows: Dataset, maker: SampleMaker, folder: Path, form: str, size: int
     Returns:
         The folder, which ``datasets.load_from_disk`` maps into memory.
     """
-    kind, bare = {"jpeg": "JPEG", "uint8": "PPM"}[form], rows.cast_column(maker.image, ImageFeature(decode=False))
-    images = [{"bytes": _resized(value, size, kind), "path": None} for value in bare[maker.image]]
-    columns = {name: bare[name][:] for name in maker.columns if name != maker.image}
-    features = Features({name: rows.features[name] for name in columns} | {maker.image: ImageFeature()})
+    kind, bare = {"jpeg": "JPEG", "uint8": "PPM"}[form], rows.cast_column(recipe.image, ImageFeature(decode=False))
+    images = [{"bytes": _resized(value, size, kind), "path": None} for value in bare[recipe.image]]
+    columns = {name: bare[name][:] for name in recipe.columns if name != recipe.image}
+    features = Features({name: rows.features[name] for name in columns} | {recipe.image: ImageFeature()})
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
-    Dataset.from_dict({**columns, maker.image: images}, features=features).save_to_disk(folder)
+    Dataset.from_dict({**columns, recipe.image: images}, features=features).save_to_disk(folder)
     if shown:
         datasets.enable_progress_bars()
     return folder

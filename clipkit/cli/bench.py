@@ -113,6 +113,7 @@ def _tell(figures: dict[str, Any]) -> None:
     from rich.console import Console
 
     console = Console()
+    print(f"{figures['spec']}: {figures['images']} images to {figures['size']} pixels; {figures['device']}")
     console.print(_stages(figures))
     slowest, noise = figures["bottleneck"], figures["psnr"]
     console.print(f"bottleneck: {slowest['stage']}, {100 * slowest['share']:.0f} % of a sample's time in a worker")
@@ -124,8 +125,7 @@ def _tell(figures: dict[str, Any]) -> None:
 def _stages(figures: dict[str, Any]) -> Table:
     from rich.table import Table
 
-    title = f"{figures['spec']}, {figures['images']} images to {figures['size']} pixels"
-    table = Table("stage", "ms an image", "images/s", title=title, title_justify="left")
+    table = Table("stage", "ms an image", "images/s")
     for name, stage in figures["stages"].items():
         note = " (a mirror image; not in the loader)" if name == "augment" else ""
         table.add_row(f"{name}{note}", f"{stage['ms']:.3f}", f"{stage['images_per_second']:,.0f}")
@@ -141,7 +141,7 @@ def _against(against: dict[str, Any]) -> Table:
     from rich.table import Table
 
     name, reads = against["name"], {"files": "the files", "jpeg": "packed JPEG", "uint8": "packed uint8"}
-    table = Table("ms an image", f"{name} reads", "", "clipkit reads", "", "times as fast", title_justify="left")
+    table = Table("ms an image", f"{name} reads", "", "clipkit reads", "", "times as fast")
     for row in against["rows"]:
         times = row["times_as_fast"]
         fast = f"{times['median']:.2f} ({times['least']:.1f} to {times['most']:.1f})"

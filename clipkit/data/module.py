@@ -70,8 +70,8 @@ class CaptionDataModule(pl.LightningDataModule):
         window: Rows of a stream that are shuffled together.
         resample: Whether shards are drawn with replacement, which gives no rows their even share.
         exact: Refuse whatever does not give every row its share.
-        decode: ``fast`` decodes and resizes plain JPEGs and packed pixels without Pillow, to the same pixels but for
-            rounding; ``reference`` is Pillow throughout. Which sample comes when is the same.
+        decode: ``fast`` decodes and resizes plain JPEGs and packed pixels without Pillow, to nearly the same pixels;
+            ``reference`` is Pillow throughout. Which sample comes when is the same.
 
     Attributes:
         train_rows: The training rows; None for a stream.

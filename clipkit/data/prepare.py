@@ -32,7 +32,8 @@ class Prepare:
     """Opens pictures and makes the model's pixels of them.
 
     ``fast`` keeps plain JPEGs and PPMs out of Pillow for as long as transforms take arrays; all else goes the
-    ``reference`` way. Decoded pixels, crops and draws are the same in both, resized ones differ by rounding.
+    ``reference`` way. Crops and draws are the same in both; pixels differ by rounding, and those of a JPEG that is to
+    shrink a little more, see ``read_array``.
 
     Args:
         spec: What the model wants.
@@ -54,7 +55,7 @@ class Prepare:
         Raises:
             Exception: As ``open_image``.
         """
-        array = read_array(value) if self.arrays else None
+        array = read_array(value, max(self.spec.image_size)) if self.arrays else None
         return open_image(value) if array is None else array
 
     def __call__(
@@ -73,7 +74,9 @@ class Prepare:
             fitted = fit_array(image, self.spec, rng)
         else:
             fitted = np.asarray(fit_image(image, self.spec, rng))
-        return torch.from_numpy(np.require(fitted, requirements="W")).permute(2, 0, 1), caption
+        if not fitted.flags.writeable:  # PyTorch warns
+            fitted = fitted.copy()
+        return torch.from_numpy(fitted).permute(2, 0, 1), caption
 
 
 def _takes_arrays(transform: SampleTransform) -> bool:

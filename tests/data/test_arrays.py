@@ -69,6 +69,17 @@ def test_photographs_as_pillow_makes_them(photographs, size, interpolation):
             assert (interpolation != "nearest") or np.array_equal(made, reference)
 
 
+@pytest.mark.parametrize("side", [64, 128, 224, 250, 320, 500])
+def test_a_jpeg_that_shrinks_is_decoded_quicker_and_nearly_the_same(photographs, side):
+    for image in photographs:
+        data = encoded(image, quality=90)
+        quick, reference = (Prepare(spec(side, side), decode=decode) for decode in ("fast", "reference"))
+        made, exact = (way(way.open(data), "", sample_rng(0))[0].numpy() for way in (quick, reference))
+        shrinks = min(image.size) >= side * 4 / 3
+        assert psnr(made, exact) > (42 if shrinks else 60)
+        assert (psnr(made, exact) < 60) == shrinks  # it is taken
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_the_same_crop_and_mirror(photographs, seed):
     transforms = [RandomResizedCrop((0.3, 1.0), size=96 if seed % 2 else None), Flip(), quieter, Flip()]
@@ -81,7 +92,7 @@ def test_the_same_crop_and_mirror(photographs, seed):
             assert isinstance(opened, np.ndarray) == (decode == "fast")
             made[decode] = prepare(opened, "left", sample_rng(seed))
         assert made["fast"][1] == made["reference"][1]
-        assert psnr(made["fast"][0].numpy(), made["reference"][0].numpy()) > 60
+        assert psnr(made["fast"][0].numpy(), made["reference"][0].numpy()) > 40
 
 
 def quieter(image, captions, rng):
