@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import tempfile
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 
+_folders = itertools.count()
 _cache = tempfile.TemporaryDirectory(prefix="clipkit-tests-")
 
 # Before anything imports a library that reads them.
@@ -33,8 +35,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.envi
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Each test runs in an empty folder, so that none writes into the checkout."""
-    folder = tmp_path / "here"
+    """Each test runs in an empty folder, so that none writes into the checkout.
+
+    It is never one that another test had: pytest gives a passed test's to the next of that name, and MLflow keeps what
+    it opened by its address, be the file another.
+    """
+    folder = tmp_path / f"here{next(_folders)}"
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
