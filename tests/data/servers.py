@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
 import socket
@@ -139,7 +140,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send(self.half, **{"Content-Range": f"bytes 5-{len(self.data) - 1}/{len(self.data)}"})
 
     def squeezed(self):
-        self.send(**{"Content-Encoding": "gzip"})
+        data = gzip.compress(DATA)
+        self.answer(200, {"Content-Encoding": "gzip", "Content-Length": len(data)})
+        self.wfile.write(data)
 
     def moved(self):
         self.answer(302, {"Location": "/cut/moved.tar?secret", "Content-Length": 0})
