@@ -34,6 +34,7 @@ REASONS = (
     "unreachable_shard",  # a shard on another machine that is missing, or was given up after several attempts
 )
 MOST_PIXELS = 100_000_000
+FEW = 16
 
 
 class Unusable(ValueError):
@@ -105,8 +106,12 @@ def skipped(source: str, key: str, error: Exception, image: Any) -> Skipped:
 def pack_skips(skips: Sequence[Sequence[Skipped]]) -> Tensor:
     """(B, L) uint8 from what was skipped in each row's place: JSON, padded with zeros; L is 0 where nothing was.
 
-    A batch carries tensors only, and its rows must stay with what was left out for them.
+    A batch carries tensors only, and its rows must stay with what was left out for them; a long list (of a shard that
+    is all bad) is dealt out to all rows of the batch in order, since one alone would make as much padding of every row.
     """
+    if max(map(len, skips), default=0) > FEW:
+        every = [one for row in skips for one in row]
+        skips = [every[i * len(every) // len(skips) : (i + 1) * len(every) // len(skips)] for i in range(len(skips))]
     texts = [json.dumps(row).encode() if row else b"" for row in skips]
     packed = np.zeros((len(texts), max(map(len, texts), default=0)), dtype=np.uint8)
     for place, text in zip(packed, texts, strict=True):

@@ -19,6 +19,8 @@ from clipkit.types import ImageTextBatch, InputSpec
 
 __all__ = ["Source", "StreamKey", "StreamOrder", "StreamState", "StreamedBatches"]
 
+MOST_UNUSABLE = 10_000
+"""Samples in a row that cannot be used, after which none is expected to be; as many as a large shard has."""
 MOST_UNWANTED = 1_000_000
 """Rows in a row that fail the filters, after which none is expected to pass."""
 
@@ -159,7 +161,7 @@ class _Worker:
                 else:
                     self._count(which, place)
                     return sample._replace(skipped=tuple(left_out))
-            if len(left_out) >= max(self.order.window, 20):
+            if len(left_out) >= MOST_UNUSABLE:
                 last = left_out[-1]
                 where = f"the last is {last.key} of {last.source}: {last.message}"
                 raise TooManyUnusable(f"{len(left_out)} rows in a row cannot be used; {where}")
