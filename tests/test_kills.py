@@ -1,6 +1,6 @@
 """Runs of the real command that are killed at seeded random moments, against one that never was.
 
-The heavy imports are made once, here; each run is a forked child that calls ``main``.
+The heavy imports are made once, by a fork server; each run is a child of it that calls ``main``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ from datasets import Image
 
 from clipkit.cli.main import main
 from clipkit.data import load_rows
+
+# It imports once, and its children have nothing of what other tests left behind.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["clipkit.cli.session", "clipkit.evaluation", "timm", "transformers", "matplotlib.pyplot"]
+)
 
 EXPERIMENT = """
 seed_everything: 3
@@ -86,6 +92,7 @@ class Recorder(pl.Callback):
 
 
 def _fit(folder: Path, words: list[str]) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # as in the real command; here loaders would use the server
     os.setsid()  # its loader's workers and its ranks end with it
     torch.set_num_threads(1)
     os.chdir(folder)
@@ -150,7 +157,7 @@ class Runs:
                 ]
                 own = {**os.environ, "OMP_NUM_THREADS": "1"}  # as many threads add up in the same order
                 return Command(words, cwd=self.folder, stdout=said, stderr=said, start_new_session=True, env=own)
-        child = multiprocessing.get_context("fork").Process(target=_fit, args=(self.folder, self.words))
+        child = SERVER.Process(target=_fit, args=(self.folder, self.words))
         child.start()
         return child
 
@@ -212,12 +219,13 @@ CASES = {
 }
 
 
-# A seed takes some 10 s a case.
-SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 20))]
+# A case takes some 20 s: the plain tests have one seed of those that cover most, the night all.
+PLAIN = ("workers 2", "accumulating", "streaming, workers 2")
+NIGHTLY = [(case, seed) for seed in range(20) for case in CASES if seed or case not in PLAIN]
+KILLS = [*((case, 0) for case in PLAIN), *(pytest.param(*one, marks=pytest.mark.nightly) for one in NIGHTLY)]
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("case", "seed"), KILLS)
 def test_killed_at_random_steps(case, seed, undisturbed, tmp_path):
     """Three kills, the last two in one epoch: each batch, whenever it was trained on, is bit for bit the same."""
     whole = undisturbed(CASES[case])
@@ -246,7 +254,7 @@ def test_killed_during_validation(undisturbed, tmp_path):
     assert runs.seen() == undisturbed(words).seen()
 
 
-@pytest.mark.parametrize("case", ["workers 0", "streaming, workers 2"])
+@pytest.mark.parametrize("case", [pytest.param("workers 0", marks=pytest.mark.nightly), "streaming, workers 2"])
 def test_two_ranks(case, undisturbed, tmp_path):
     words = [*CASES[case], "--trainer.devices=2", "--trainer.strategy=ddp_fork"]
     whole = undisturbed(words)
