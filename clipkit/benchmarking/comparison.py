@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from datasets import load_from_disk
 
 from clipkit.benchmarking.data import BATCH, Subject, loader_pass, one_thread, transform_pass
-from clipkit.benchmarking.pictures import packed
 from clipkit.benchmarking.timing import interleaved, ratio, seconds_a_sample
+from clipkit.data.pack import pack
 
 __all__ = ["Rival", "compare"]
 
@@ -44,9 +44,10 @@ def compare(subject: Subject, rival: Callable[[Subject, Path], Rival], rounds: i
     with tempfile.TemporaryDirectory() as folder:
         ours = {"files": subject}
         for form in ("jpeg", "uint8"):
-            ours[form] = subject._replace(
-                rows=load_from_disk(packed(subject.rows, subject.recipe, Path(folder, form), form))
-            )
+            captions, image = list(subject.recipe.choice.columns), subject.recipe.image
+            place = Path(folder, form)
+            pack(subject.rows, place, "", form=form, image=image, caption=captions, duplicates="none", workers=0)
+            ours[form] = subject._replace(rows=load_from_disk(place))
         theirs = {name: rival(ours[name], Path(folder, f"{name} as files")) for name in ("files", "jpeg")}
         passes: dict[str, Callable[[], float | None]] = {
             f"ours {name}": transform_pass(one) for name, one in ours.items()

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.cli.data_build import EMOJI, ICONS, build_emoji, build_icons, emoji_arguments, icons_arguments
-from clipkit.cli.data_progress import natural, positive, progress
+from clipkit.cli.data_progress import progress
 from clipkit.cli.explain import ConfigError
+from clipkit.cli.numbers import natural, positive
 
 __all__ = ["add_arguments", "run"]
 
@@ -52,10 +53,10 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", default="emoji", metavar="NAME", help="emoji, a tokenizer.json or a hub name (%(default)s)"
     )
     parser.add_argument(
-        "--context_length", type=positive, default=77, metavar="N", help="tokens that a model takes (%(default)s)"
+        "--context-length", type=positive, default=77, metavar="N", help="tokens that a model takes (%(default)s)"
     )
     parser.add_argument(
-        "--no_near", action="store_true", help="do not look for near-duplicate images, which takes longest"
+        "--no-near", action="store_true", help="do not look for near-duplicate images, which takes longest"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all that was found to this file")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="also draw it: PNG files in this folder")
@@ -85,7 +86,7 @@ def _pack_arguments(parser: argparse.ArgumentParser) -> None:
         help="which to leave out: equal image and captions, equal image, nearly equal image, or none (%(default)s)",
     )
     parser.add_argument(
-        "--rows_per_shard", type=positive, default=1024, metavar="N", help="of the source, for a file (%(default)s)"
+        "--rows-per-shard", type=positive, default=1024, metavar="N", help="of the source, for a file (%(default)s)"
     )
 
 

@@ -6,8 +6,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from clipkit.cli.data_progress import natural, positive, progress
+from clipkit.cli.data_progress import progress
 from clipkit.cli.explain import ConfigError
+from clipkit.cli.numbers import natural, positive
 
 __all__ = ["EMOJI", "ICONS", "build_emoji", "build_icons", "emoji_arguments", "icons_arguments"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections import Counter
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["natural", "positive", "progress"]
+__all__ = ["progress"]
 
 
 @contextmanager
@@ -40,19 +39,3 @@ def progress(done: str, rows: Any, limit: int | None) -> Iterator[Callable[[int,
                 print(f"{read:,} rows {done}" + (f", {left_out}" if left_out else ""), file=sys.stderr, flush=True)
 
         yield report
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
-
-
-def natural(text: str) -> int:
-    """A whole number from 0 on."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is less than 0")
-    return value

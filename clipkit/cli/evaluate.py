@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipkit.cli.explain import ConfigError, nearest
+from clipkit.cli.numbers import positive
 from clipkit.cli.trust import Trust
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tasks", nargs="+", required=True, metavar="TASK", help="such as emoji/cells emoji/style")
     parser.add_argument("--json", metavar="FILE", help="also write task -> metric -> value to this file")
-    parser.add_argument("--batch-size", type=_positive, metavar="N", help="images at a time (each task has its own)")
+    parser.add_argument("--batch-size", type=positive, metavar="N", help="images at a time (each task has its own)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (a GPU where there is one)")
     parser.add_argument(
         "--benchmarks", nargs="+", default=[], metavar="FILE", help="YAML files that declare further tasks"
@@ -108,13 +109,6 @@ def _model(args: argparse.Namespace) -> nn.Module:
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise ConfigError(f"CHECKPOINT: {args.checkpoint} cannot be read: {_first_line(error)}") from error
     return model
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
 
 
 def _first_line(error: Any) -> str:

@@ -86,6 +86,7 @@ def choose_captions(
     language_column: str | None = None,
     languages: Sequence[str] = (),
     templates: Sequence[str] = ("{}",),
+    whole: bool = True,
 ) -> CaptionChoice:
     """Check what was asked for against the data.
 
@@ -95,13 +96,14 @@ def choose_captions(
         language_column: Column parallel to one or more of the caption columns.
         languages: Languages to draw from; empty for all.
         templates: Frames with one ``{}``.
+        whole: Whether these are all rows; in the rest of a stream other languages may come.
 
     Raises:
         ArgumentError: For the argument at fault.
     """
     weights = _weights(rows, caption)
     _check_templates(templates)
-    language_of = _language_of(rows, weights, language_column, languages)
+    language_of = _language_of(rows, weights, language_column, languages, whole)
     return CaptionChoice(weights, language_of, tuple(languages), tuple(templates))
 
 
@@ -149,7 +151,7 @@ def _check_templates(templates: Sequence[str]) -> None:
 
 
 def _language_of(
-    rows: Dataset, columns: Mapping[str, float], language_column: str | None, languages: Sequence[str]
+    rows: Dataset, columns: Mapping[str, float], language_column: str | None, languages: Sequence[str], whole: bool
 ) -> dict[str, str]:
     if language_column is None:
         if languages:
@@ -163,7 +165,7 @@ def _language_of(
         wants = f"as many values in each row as one of {', '.join(columns)}"
         raise ArgumentError("language_column", f"{language_column!r} does not have {wants}")
     known = pc.unique(_flat(spoken)).to_pylist()
-    for language in languages:
+    for language in languages if whole else ():
         if language not in known:
             near = difflib.get_close_matches(language, filter(None, known), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""

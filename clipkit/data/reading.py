@@ -52,14 +52,18 @@ class Wanted(NamedTuple):
         concept = [] if self.concept in ("row", "caption") else [self.concept]
         return [*concept, *self.extra, *([self.language_column] if self.language_column else [])]
 
-    def check(self, rows: Dataset) -> Captioned:
+    def check(self, rows: Dataset, whole: bool = True) -> Captioned:
         """Find image and caption columns, and open some images.
+
+        Args:
+            rows: The data set, or the first rows of a stream.
+            whole: Which of the two.
 
         Raises:
             ArgumentError: For the argument at fault.
         """
         image = image_column(rows, self.image)
-        choice = choose_captions(rows, self.caption, self.language_column, self.languages, self.templates)
+        choice = choose_captions(rows, self.caption, self.language_column, self.languages, self.templates, whole)
         check_columns(rows, self.concept, self.distinct_concepts, self.extra)
         check_images(rows, image, "image")
         return Captioned(rows, image, choice)
@@ -136,7 +140,7 @@ def stream_sources(
         rows = first_rows(shards, 256, name)
         try:
             check_filters(rows, filters)
-            recipe = wanted.recipe(wanted.check(_complete(rows, wanted)))
+            recipe = wanted.recipe(wanted.check(_complete(rows, wanted), whole=False))
         except ArgumentError as error:
             raise ArgumentError(
                 error.argument, f"in {public_name(name)!r}: {error.message}" if len(found) > 1 else error.message

@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 from datasets import Dataset, Features, Image, List, Value
 
-__all__ = ["read_sidecars"]
+__all__ = ["SUFFIXES", "read_sidecars"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 

@@ -29,7 +29,7 @@ from clipkit.data.patterns import is_pattern, matching_files
 from clipkit.data.sidecars import read_sidecars
 from clipkit.types import ArgumentError
 
-__all__ = ["READERS", "load_rows", "name_and_split", "pick", "quiet"]
+__all__ = ["METADATA", "READERS", "load_rows", "name_and_split", "pick", "quiet"]
 
 EMOJI_SPLITS = ("train", "cells", "style", "concepts")
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}

@@ -35,7 +35,8 @@ class StreamedTraining:
         steps: Optimiser steps that make an epoch.
 
     Attributes:
-        place: Epochs of the trainer that are over, and the samples consumed, over all ranks and the whole run.
+        consumed: Batches that the optimiser has consumed, on each rank.
+        ahead: Worker states of batches that are made and not yet consumed, in order.
     """
 
     def __init__(self, sources: dict[str, Source], order: StreamOrder, steps: int) -> None:
@@ -86,8 +87,8 @@ class StreamedTraining:
         own = {worker: state.plain() for worker, state in self.states.items()}
         topology = {"ranks": world_size(), "workers": self.order.workers}
         order = {"seed": self.order.seed, "window": self.order.window, "resample": self.order.resample}
-        return {**self.place._asdict(), "data": self.fingerprint, "consumed": self.consumed, "order": order,
-                "topology": topology, "streams": gather_objects(own)}  # fmt: skip
+        where = {**self.place._asdict(), "consumed": self.consumed, "streams": gather_objects(own)}
+        return {**where, "data": self.fingerprint, "order": order, "topology": topology}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from there; with other data the stream begins anew, and a warning says so.
@@ -100,8 +101,10 @@ class StreamedTraining:
             return
         for name, value in state["order"].items():
             if getattr(self.order, name) != value:
-                raise ArgumentError(name, f"the checkpoint's stream was read with {value!r}, so it cannot go on with "
-                                          f"{getattr(self.order, name)!r}")  # fmt: skip
+                now = getattr(self.order, name)
+                raise ArgumentError(
+                    name, f"the checkpoint's stream was read with {value!r}, so it cannot go on with {now!r}"
+                )
         self._loaded = state
         self._go_on()
 

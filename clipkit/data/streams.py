@@ -17,13 +17,15 @@ from clipkit.data.columns import find_images
 from clipkit.data.patterns import matching_files
 from clipkit.data.remote import expand, is_remote, public_name
 from clipkit.data.sharded import IMAGE_MEMBERS, TableShards, TarShards, as_dataset
-from clipkit.data.source import READERS, load_rows, name_and_split, pick, quiet
+from clipkit.data.sidecars import SUFFIXES
+from clipkit.data.source import METADATA, READERS, load_rows, name_and_split, pick, quiet
 from clipkit.types import ArgumentError
 
 __all__ = ["find_shards", "load_stream", "open_rows", "rows_as_shards"]
 
 # By default a server that is gone is asked for another 105 seconds, and one that stalls for more than an hour.
 datasets.config.STREAMING_READ_MAX_RETRIES = 4
+DESCRIBED = (*METADATA, "state.json", "dataset_dict.json")
 PARTS = 64
 """Shards that the rows of one data set are cut into."""
 
@@ -111,7 +113,10 @@ def _tars(name: str) -> list[str]:
     """The tar archives that a name stands for; none where it stands for something else."""
     folder = Path(name).expanduser()
     if not is_remote(name) and folder.is_dir():
-        return sorted(str(path) for path in folder.iterdir() if path.suffix.lower() == ".tar")
+        there = sorted(folder.iterdir())
+        if any(file.name in DESCRIBED or file.suffix.lower() in SUFFIXES for file in there):
+            return []  # a data set of its own, whatever else lies there
+        return [str(file) for file in there if file.suffix.lower() == ".tar"]
     if not re.search(r"\.(tar|tgz)\b", name):
         return []
     files = _files(name)

@@ -25,7 +25,7 @@ def pictures(own_folder):
 
 
 def test_check_prints_writes_and_draws(pictures, capsys):
-    words = ["data", "check", "pictures", "--json", "found.json", "--pictures", "drawn", "--context_length", "6"]
+    words = ["data", "check", "pictures", "--json", "found.json", "--pictures", "drawn", "--context-length", "6"]
     assert main([*words, "--workers", "0"]) == 0
     out, err = capsys.readouterr()
     assert "12.50% of the rows cannot be used" in out and "not_an_image" in out and "5.png" in out
@@ -38,7 +38,7 @@ def test_check_prints_writes_and_draws(pictures, capsys):
 
 
 def test_check_of_the_first_rows(pictures, capsys):
-    assert main(["data", "check", "pictures", "--limit", "3", "--no_near", "--workers", "0"]) == 0
+    assert main(["data", "check", "pictures", "--limit", "3", "--no-near", "--workers", "0"]) == 0
     out = capsys.readouterr().out
     assert "3 of 3 rows" in out and "near duplicates" not in out
 

@@ -164,10 +164,10 @@ def members(key, image=PNG, **beside):
     ]
 
 
-def tar(members):
+def tar(members, format=tarfile.PAX_FORMAT):
     """An archive of (name, content)."""
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
+    with tarfile.open(fileobj=file, mode="w", format=format) as archive:
         for name, data in members:
             info = tarfile.TarInfo(name)
             info.size = len(data)

@@ -13,7 +13,7 @@ from clipkit.data import CaptionDataModule, load_rows
 from clipkit.data.build_icons import LICENCES, build_icons, find_package
 from clipkit.types import ArgumentError
 
-pytest.importorskip("resvg_py")
+pytest.importorskip("resvg_py", reason="it draws the icons, and comes with an extra")
 
 SQUARE, DISC = '<path fill="currentColor" d="M4 4h16v16H4z"/>', '<circle fill="#f00" cx="8" cy="8" r="6"/>'
 

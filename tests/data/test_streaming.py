@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
 from collections import Counter
 
 import datasets
@@ -16,8 +15,10 @@ import torch
 from PIL import Image
 
 from clipkit.data import CaptionDataModule, Flip, unpack_skips
-from clipkit.data.streams import load_stream
+from clipkit.data.streams import find_shards, load_stream
 from clipkit.types import ArgumentError
+
+from .malformed import tar
 
 
 def picture(number):
@@ -27,11 +28,7 @@ def picture(number):
 
 
 def write_tar(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+    path.write_bytes(tar(members))
     return path
 
 
@@ -289,3 +286,22 @@ def test_all_that_is_wrong_in_shards_is_counted(stream, damaged, workers):
         }
         assert reasons.pop("missing_member") >= 1  # x, and c may end within a sample
         assert dict(reasons) == expected
+
+
+def test_a_language_may_come_later_in_a_stream(stream, tmp_path):
+    def spoken(number, language):
+        told = json.dumps({"captions": [f"thing {number}"], "languages": [language]}).encode()
+        return [(f"{number:05}.png", picture(number)), (f"{number:05}.json", told)]
+
+    members = [member for number in range(300) for member in spoken(number, "de" if number > 290 else "en")]
+    write_tar(tmp_path / "s.tar", members)
+    options = {"caption": "captions", "language_column": "languages", "languages": ["de"]}
+    batch = next(iter(stream(f"{tmp_path}/s.tar", **options).train_dataloader()))
+    assert len(set(batch.concept.tolist())) == 4
+
+
+def test_an_archive_beside_a_data_set_is_no_shard(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture(1))
+    (tmp_path / "a.txt").write_text("thing")
+    write_tar(tmp_path / "backup.tar", sample(2))
+    assert find_shards(str(tmp_path)) is None
