@@ -46,6 +46,12 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw nothing at their end, which takes seconds and is tested where pictures are."""
+    monkeypatch.setattr("clipkit.tracking.LogPictures._draw", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""

@@ -23,7 +23,7 @@ class OpenClip:
         folder: Where.
 
     Raises:
-        ModuleNotFoundError: Where open_clip_torch is not installed.
+        ModuleNotFoundError: Where open_clip_torch[training] is not installed.
     """
 
     def __init__(self, subject: Subject, folder: Path) -> None:

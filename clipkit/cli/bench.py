@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         name = "SPEC" if error.argument == "train" else f"--{error.argument}"
         raise ConfigError(f"{name}: {error.message.rstrip('.')}.") from error
     except ModuleNotFoundError as error:
-        raise ConfigError(f"--against {args.against}: {error}; install open_clip_torch.") from error
+        raise ConfigError(f"--against {args.against}: {error}; install open_clip_torch[training].") from error
     if args.json is not None:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
     _tell(figures)

@@ -28,7 +28,7 @@ seed_everything: 3
 model:
   model:
     class_path: clipkit.models.DualEncoder
-    vision: {class_path: clipkit.towers.TimmTower, name: resnet10t, image_size: 32}
+    vision: {class_path: clipkit.towers.TimmTower, name: test_resnet, image_size: 32}
     text: {class_path: clipkit.towers.BagOfWordsTower, width: 32}
     head: {class_path: clipkit.heads.ContrastiveHead, embed_dim: 32}
   objective: {class_path: clipkit.objectives.InfoNCE}

@@ -50,6 +50,8 @@ FAMILIES = {
     "vit_tiny_patch16_224": (64, {"depth": 3}),
     "xcit_nano_12_p16_224": (64, {"depth": 3}),
 }
+HEAVY = {"caformer_s18", "densenet121", "nest_tiny", "poolformer_s12", "regnetx_002", "repvgg_a0", "tiny_vit_5m_224"}
+EVERY = [pytest.param(name, marks=pytest.mark.nightly) if name in HEAVY else name for name in FAMILIES]
 
 
 def images(tower, rows=2):
@@ -79,7 +81,7 @@ def order_of_use(tower):
     return places
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("second", [False, True], ids=["default", "second"])
 def test_forward_backward_save_load(name, second, tmp_path):
     size = FAMILIES[name][0] if second else None
@@ -105,7 +107,7 @@ def test_forward_backward_save_load(name, second, tmp_path):
     assert [name for name, parameter in tower.named_parameters() if parameter.grad is None] == []
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_blocks_go_by_depth_and_the_last_ones_train(name):
     tower = made(name, FAMILIES[name][0])
     blocks = tower.blocks()
