@@ -72,9 +72,13 @@ class ImageTextBatch(NamedTuple):
 
     def first(self, rows: int) -> ImageTextBatch:
         """Only the first ``rows`` rows."""
-        extra = {name: value[:rows] for name, value in self.extra.items()}
-        image, tokens, mask = self.image[:rows], self.tokens[:rows], self.mask[:rows]
-        return ImageTextBatch(image, tokens, mask, self.concept[:rows], self.position[:rows], extra)
+        return self.part(slice(rows))
+
+    def part(self, rows: slice) -> ImageTextBatch:
+        """Only these rows."""
+        extra = {name: value[rows] for name, value in self.extra.items()}
+        image, tokens, mask = self.image[rows], self.tokens[rows], self.mask[rows]
+        return ImageTextBatch(image, tokens, mask, self.concept[rows], self.position[rows], extra)
 
     def to(self, device: torch.device | str) -> ImageTextBatch:
         """The same batch on another device; to an accelerator the copy may still be under way when this returns."""

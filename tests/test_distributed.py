@@ -1,8 +1,9 @@
-"""Two gloo ranks with half the batch each give the loss and every gradient of one rank with all of it."""
+"""Two gloo ranks with half the batch each, or micro-batches, give the loss and every gradient of one rank at once."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -19,7 +20,16 @@ CONCEPTS = {"row": None, "shared": [1, 2, 1, 3, 2, 1, 4, 5]}  # pairs of equals 
 OBJECTIVES = {
     "info_nce": InfoNCE,
     "sigmoid": Sigmoid,
-    "sum": lambda: Sum({"nce": InfoNCE(), "pairs": Sigmoid()}, {"pairs": 0.5}),
+    "sum": lambda tile=None: Sum({"nce": InfoNCE(tile=tile), "pairs": Sigmoid(tile=tile)}, {"pairs": 0.5}),
+}
+# Precision, rows of the similarities at a time, and rows of the model at a time.
+BARS = {torch.float64: 1e-10, torch.float32: 1e-5}
+WAYS = {
+    "fp64": (torch.float64, None, None),
+    "fp32": (torch.float32, None, None),
+    "fp64 in strips": (torch.float64, 3, None),
+    "fp64 in micro-batches": (torch.float64, None, 2),
+    "fp32 in strips and micro-batches": (torch.float32, 3, 3),
 }
 
 
@@ -42,8 +52,10 @@ def half(batch, index):
 def task_of(make_model):
     model = make_model(init_logit_bias=-3.0)
 
-    def make(objective):
-        return ContrastiveTask(copy.deepcopy(model), OBJECTIVES[objective]()).double()
+    def make(objective, way="fp64"):
+        dtype, tile, rows = WAYS[way]
+        task = ContrastiveTask(copy.deepcopy(model), OBJECTIVES[objective](tile=tile), micro_batch_size=rows)
+        return task.to(dtype)
 
     return make
 
@@ -61,13 +73,14 @@ def two_ranks(on_ranks, task_of, make_batch):
 
     def work(index, world):
         found = {}
-        for objective in OBJECTIVES:
-            for concepts, ids in CONCEPTS.items():
-                # what InfoNCE alone does not read gets no gradient, as in a real run with an idle bias
-                step = DistributedDataParallel(Step(task_of(objective)), find_unused_parameters=objective == "info_nce")
-                found[objective, concepts] = loss_and_gradients(step, half(make_batch(ROWS, ids), index))
-                dist.all_reduce(found[objective, concepts]["loss"], dist.ReduceOp.SUM)
-                found[objective, concepts]["loss"] /= world
+        for case in itertools.product(OBJECTIVES, CONCEPTS, WAYS):
+            objective, concepts, way = case
+            # what InfoNCE alone does not read gets no gradient, as in a real run with an idle bias
+            unused = objective == "info_nce"
+            step = DistributedDataParallel(Step(task_of(objective, way)), find_unused_parameters=unused)
+            found[case] = loss_and_gradients(step, half(make_batch(ROWS, CONCEPTS[concepts]), index))
+            dist.all_reduce(found[case]["loss"], dist.ReduceOp.SUM)
+            found[case]["loss"] /= world
         found["validation"] = [
             Step(task_of(objective)).eval()(half(make_batch(ROWS), index)).detach() for objective in OBJECTIVES
         ]
@@ -90,17 +103,35 @@ def collectives(index, world):
     return gathered.detach(), x.grad, total.detach(), y.grad, half_precision, gather(torch.tensor([index]))
 
 
+def at_once(way):
+    """The same precision with nothing split."""
+    return "fp64" if "fp64" in way else "fp32"
+
+
+def assert_equal(mine, reference, way):
+    bar = BARS[WAYS[way][0]]
+    assert mine.keys() == reference.keys()
+    for name, value in reference.items():
+        torch.testing.assert_close(mine[name], value, rtol=bar, atol=bar, msg=f"{name} differs")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_one_process_in_other_ways_gives_the_same(task_of, make_batch, objective, way):
+    for ids in CONCEPTS.values():
+        reference = loss_and_gradients(Step(task_of(objective, at_once(way))), make_batch(ROWS, ids))
+        assert_equal(loss_and_gradients(Step(task_of(objective, way)), make_batch(ROWS, ids)), reference, way)
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("concepts", CONCEPTS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_two_ranks_equal_one(two_ranks, task_of, make_batch, objective, concepts):
-    reference = loss_and_gradients(Step(task_of(objective)), make_batch(ROWS, CONCEPTS[concepts]))
+def test_two_ranks_equal_one(two_ranks, task_of, make_batch, objective, concepts, way):
+    reference = loss_and_gradients(Step(task_of(objective, at_once(way))), make_batch(ROWS, CONCEPTS[concepts]))
     assert {"task.model.head.logit_scale", "task.model.vision.backbone.patch_embed.proj.weight"} <= reference.keys()
     assert ("task.model.head.logit_bias" in reference) == (objective != "info_nce")
     for found in two_ranks:
-        mine = found[objective, concepts]
-        assert mine.keys() == reference.keys()
-        for name, value in reference.items():
-            torch.testing.assert_close(mine[name], value, rtol=1e-10, atol=1e-10, msg=f"{name} differs")
+        assert_equal(found[objective, concepts, way], reference, way)
     if objective == "info_nce" and concepts == "row":
         assert float(reference["task.model.head.logit_scale"].abs()) > 1e-3  # so that the bar means something
 

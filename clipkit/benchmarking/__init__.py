@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from clipkit.benchmarking.batch import measure_batch
 from clipkit.benchmarking.comparison import Rival, compare
 from clipkit.benchmarking.data import Subject, measure_stages, subject
+from clipkit.benchmarking.loss import measure_losses
 from clipkit.benchmarking.memory import MemoryEstimate, estimate_memory, peak_memory
 from clipkit.benchmarking.open_clip import OpenClip
+from clipkit.benchmarking.overhead import measure_loading, measure_loops, measure_start
 from clipkit.benchmarking.pictures import photograph_files
+from clipkit.benchmarking.rows import Row, as_json
+from clipkit.benchmarking.step import ARCHITECTURES, measure_steps
 
 __all__ = [
+    "ARCHITECTURES",
     "MemoryEstimate",
     "OpenClip",
     "Rival",
+    "Row",
     "Subject",
+    "as_json",
     "compare",
     "estimate_memory",
+    "measure_batch",
+    "measure_loading",
+    "measure_loops",
+    "measure_losses",
     "measure_stages",
+    "measure_start",
+    "measure_steps",
     "peak_memory",
     "photograph_files",
     "subject",

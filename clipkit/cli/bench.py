@@ -1,45 +1,69 @@
-"""``clipkit bench``: how fast a data set is loaded, and what holds it up. Nothing heavy is imported before ``run``."""
+"""``clipkit bench``: what is fast, and beside what. Nothing heavy is imported before ``run``."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
+from clipkit.cli import bench_data, bench_training
 from clipkit.cli.explain import ConfigError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from clipkit.benchmarking import Subject
 
 __all__ = ["add_arguments", "run"]
 
 
+class _Subject(NamedTuple):
+    sentence: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    measure: Callable[[argparse.Namespace], dict[str, Any]]
+    tell: Callable[[dict[str, Any]], None]
+
+
+SUBJECTS = {
+    "data": _Subject(
+        "each stage of the loader, and the loader itself; which stage holds it up",
+        bench_data.add_arguments,
+        bench_data.measure,
+        bench_data.tell,
+    ),
+    "loss": _Subject(
+        "time and memory of the losses of large batches",
+        bench_training.add_loss_arguments,
+        bench_training.measure_loss,
+        bench_training.tell,
+    ),
+    "step": _Subject(
+        "a training step of the same architecture and weights",
+        bench_training.add_step_arguments,
+        bench_training.measure_step,
+        bench_training.tell,
+    ),
+    "batch": _Subject(
+        "a large batch in micro-batches: time a sample, memory",
+        bench_training.add_batch_arguments,
+        bench_training.measure_batch,
+        bench_training.tell,
+    ),
+    "overhead": _Subject(
+        "what Lightning, clipkit, loading and the start cost",
+        bench_training.add_overhead_arguments,
+        bench_training.measure_overhead,
+        bench_training.tell,
+    ),
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's subcommands."""
+    """Declare the command's subjects."""
     subcommands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    data = subcommands.add_parser(
-        "data",
-        help="images a second by stage of the loader",
-        description="Measure each stage of the loader, and the loader itself; tell which stage holds it up.",
-        allow_abbrev=False,
-    )
-    data.add_argument(
-        "spec", metavar="SPEC", nargs="?", help="a data set, as for data.train; 500-pixel JPEG files without it"
-    )
-    data.add_argument("--size", metavar="PIXELS", type=int, default=224, help="side of the images made (224)")
-    data.add_argument("--images", metavar="N", type=int, default=256, help="images to measure on (256)")
-    data.add_argument("--rounds", metavar="N", type=int, default=7, help="times each is measured; medians are told (7)")
-    data.add_argument("--workers", metavar="N", type=int, nargs="+", default=[1, 2], help="loader processes (1 2)")
-    data.add_argument("--image", metavar="COLUMN", help="the image column, where it is not to be guessed")
-    data.add_argument("--caption", metavar="COLUMN", help="the caption column, likewise")
-    data.add_argument("--tokenizer", default="emoji", help="as for a text tower (emoji)")
-    data.add_argument("--against", choices=["open_clip"], help="measure this beside, in turn, one worker each")
-    data.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
+    for name, subject in SUBJECTS.items():
+        sentence = f"Measure {subject.sentence}."
+        declared = subcommands.add_parser(name, help=subject.sentence, description=sentence, allow_abbrev=False)
+        subject.add_arguments(declared)
+        declared.add_argument("--against", choices=["open_clip"], help="measure this beside, in turn")
+        declared.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,99 +76,16 @@ def run(args: argparse.Namespace) -> int:
         0.
 
     Raises:
-        ConfigError: For a data set that cannot be read, or a library that is not installed.
+        ConfigError: For a figure out of range, a data set that cannot be read, or a library that is not installed.
     """
-    from clipkit.types import ArgumentError
-
-    if min(args.size, args.rounds, *args.workers) < 1:
-        raise ConfigError("--size, --rounds and --workers are at least 1.")
+    subject = SUBJECTS[args.what]
     if args.json is not None and not args.json.parent.is_dir():
         raise ConfigError(f"--json: there is no folder {args.json.parent}.")
     try:
-        figures = _measure(args)
-    except ArgumentError as error:
-        name = "SPEC" if error.argument == "train" else f"--{error.argument}"
-        raise ConfigError(f"{name}: {error.message.rstrip('.')}.") from error
+        figures = subject.measure(args)
     except ModuleNotFoundError as error:
         raise ConfigError(f"--against {args.against}: {error}; install open_clip_torch[training].") from error
     if args.json is not None:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
-    _tell(figures)
+    subject.tell(figures)
     return 0
-
-
-def _measure(args: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
-    from clipkit.benchmarking import OpenClip, compare, measure_stages, photograph_files
-
-    with tempfile.TemporaryDirectory() as folder:
-        spec = args.spec or str(photograph_files(Path(folder) / "photographs", args.images))
-        measured = _subject(spec, args)
-        figures = {
-            "spec": args.spec or "photographs",
-            "device": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-            "images": len(measured.rows),
-            "size": args.size,
-            "rounds": args.rounds,
-            **measure_stages(measured, args.rounds, args.workers),
-        }
-        if args.against:
-            figures["against"] = {"name": args.against, "rows": compare(measured, OpenClip, args.rounds)}
-    return figures
-
-
-def _subject(spec: str, args: argparse.Namespace) -> Subject:
-    from clipkit.benchmarking import subject
-    from clipkit.data import load_rows
-    from clipkit.data.reading import first_rows
-    from clipkit.data.streams import find_shards
-    from clipkit.tokens import read_tokenizer
-    from clipkit.types import InputSpec
-
-    shards = find_shards(spec, "train", args.image)
-    rows = load_rows(spec, "train", args.image) if shards is None else first_rows(shards, args.images, spec)
-    half, sides = (0.5, 0.5, 0.5), (args.size, args.size)
-    inputs = InputSpec(sides, half, half, "bicubic", read_tokenizer(args.tokenizer), 77, "longest")
-    return subject(rows, inputs, args.image, args.caption, args.images)
-
-
-def _tell(figures: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    console = Console()
-    print(f"{figures['spec']}: {figures['images']} images to {figures['size']} pixels; {figures['device']}")
-    console.print(_stages(figures))
-    slowest, noise = figures["bottleneck"], figures["psnr"]
-    console.print(f"bottleneck: {slowest['stage']}, {100 * slowest['share']:.0f} % of a sample's time in a worker")
-    console.print(f"difference from Pillow: PSNR {noise['least']:.1f} dB at least, {noise['median']:.1f} in the median")
-    if "against" in figures:
-        console.print(_against(figures["against"]))
-
-
-def _stages(figures: dict[str, Any]) -> Table:
-    from rich.table import Table
-
-    table = Table("stage", "ms an image", "images/s")
-    for name, stage in figures["stages"].items():
-        note = " (a mirror image; not in the loader)" if name == "augment" else ""
-        table.add_row(f"{name}{note}", f"{stage['ms']:.3f}", f"{stage['images_per_second']:,.0f}")
-    for name, loader in figures["loader"].items():
-        times = loader["times_as_fast"]["median"]
-        note = "" if times == 1 else f" ({times:.2f} times as fast)"
-        rate = loader["images_per_second"]
-        table.add_row(f"loader, {name} worker{'' if name == '1' else 's'}{note}", f"{1000 / rate:.3f}", f"{rate:,.0f}")
-    return table
-
-
-def _against(against: dict[str, Any]) -> Table:
-    from rich.table import Table
-
-    name, reads = against["name"], {"files": "the files", "jpeg": "packed JPEG", "uint8": "packed uint8"}
-    table = Table("ms an image", f"{name} reads", "", "clipkit reads", "", "times as fast")
-    for row in against["rows"]:
-        times = row["times_as_fast"]
-        fast = f"{times['median']:.2f} ({times['least']:.1f} to {times['most']:.1f})"
-        theirs, ours = (reads[row["theirs"]], f"{row['theirs_ms']:.2f}"), (reads[row["ours"]], f"{row['ours_ms']:.3f}")
-        table.add_row(row["what"], *theirs, *ours, fast)
-    return table

@@ -21,7 +21,7 @@ COMMANDS = {
     "validate": "run an experiment's validation, on a checkpoint too",
     "evaluate": "measure a checkpoint on tasks",
     "data": "build or check data sets",
-    "bench": "measure how fast a data set is loaded",
+    "bench": "measure loading, losses, steps and what is around them",
     "replay": "hand metrics that were kept on disk to the tracking server",
 }
 """Each is a module of this package with ``add_arguments(parser)`` and ``run(args)``."""

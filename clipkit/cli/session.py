@@ -16,6 +16,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
 
 from clipkit.callbacks import (
@@ -51,11 +52,17 @@ __all__ = [
 
 OUT_OF_MEMORY = """out of memory. What takes least away, first:
   --data.batch_size={smaller}                       fewer images a step on each device (negatives too)
+  --model.micro_batch_size={smaller}                as many negatives, fewer at a time; slower, no batch-norm
   --trainer.precision=bf16-mixed               half the activations
   --model.model.vision.image_size=SMALLER      fewer pixels
   --model.model.text.context_length=SMALLER    fewer tokens
   --model.trainable.vision=none                no activations or gradients kept for that tower
 `clipkit fit -c ... --dry-run` estimates the memory of a step before it is made."""
+
+NEWEST = (
+    "To keep the newest as well, add to trainer.callbacks: "
+    "{class_path: lightning.pytorch.callbacks.ModelCheckpoint, filename: last, save_on_train_epoch_end: true}"
+)
 
 
 def quiet() -> None:
@@ -113,9 +120,15 @@ def newest(trainer: pl.Trainer, experiment: str) -> str | None:
 
 
 def warn_of_unsaved_epochs(trainer: pl.Trainer) -> None:
-    """Say what Lightning does not: with validation every n epochs, checkpoints are saved after validation alone."""
+    """Say what Lightning does not: which steps its checkpoints leave out, ``save_last`` or not."""
+    savers: list[Any] = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+    newest = [one for one in savers if one.monitor is None and one.save_top_k]
+    if savers and not newest:
+        when = f"when {savers[0].monitor} is better than before, `save_last` too"
+        _say(f"note: a checkpoint is saved only {when}. {NEWEST}")
+        return
     every, epochs = trainer.check_val_every_n_epoch or 1, trainer.max_epochs or 0
-    if epochs > 0 and trainer.checkpoint_callbacks and epochs % every:
+    if epochs > 0 and newest and epochs % every and not any(one._save_on_train_epoch_end for one in newest):
         lost = f"what the last {epochs % every} of {epochs} epochs learn is in no checkpoint"
         _say(f"note: checkpoints follow validation, every {every} epochs: {lost}. Let one divide the other.")
 

@@ -7,10 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from clipkit.functional.strips import STRIP, negatives_logsumexp, softplus_exact
+
 __all__ = ["info_nce", "info_nce_rows", "positives", "similarities"]
 
 
-def info_nce(image: Tensor, text: Tensor, logit_scale: Tensor, *, concept: Tensor | None = None) -> Tensor:
+def info_nce(
+    image: Tensor, text: Tensor, logit_scale: Tensor, *, concept: Tensor | None = None, tile: int | None = None
+) -> Tensor:
     """Symmetric InfoNCE over a batch of pairs.
 
     Cross-entropy of the scaled cosine similarities against the matching pair, averaged over both directions (CLIP,
@@ -21,11 +25,13 @@ def info_nce(image: Tensor, text: Tensor, logit_scale: Tensor, *, concept: Tenso
         text: (B, D), normalised.
         logit_scale: Scalar or (1,), already exponentiated.
         concept: (B,) ids; ``None`` makes each row its own only positive.
+        tile: Rows of the similarity matrix in memory at a time, which then takes O(tile * B); the value is the same.
+            ``None`` takes all while they are few, and a size that fits when not.
 
     Returns:
         Scalar loss in nats, at least in fp32; ln B is what knowing nothing costs.
     """
-    return info_nce_rows(image, text, logit_scale, concept=concept, all_concepts=concept)
+    return info_nce_rows(image, text, logit_scale, concept=concept, all_concepts=concept, tile=tile)
 
 
 def info_nce_rows(
@@ -37,6 +43,7 @@ def info_nce_rows(
     all_concepts: Tensor | None = None,
     offset: int = 0,
     join: Callable[[Tensor], Tensor] | None = None,
+    tile: int | None = None,
 ) -> Tensor:
     """The share of InfoNCE that a rank with some image rows and all texts computes.
 
@@ -53,21 +60,78 @@ def info_nce_rows(
         offset: Column of this rank's first own text.
         join: This rank's part of the (N,) column log-sum-exps to the whole, :func:`clipkit.distributed.all_logsumexp`
             where the texts come from several ranks; ``None`` where the image rows here are all there are.
+        tile: As for :func:`info_nce`.
 
     Returns:
         Scalar.
     """
+    concepts = None if concept is None or all_concepts is None else (concept, all_concepts)
+    if tile is None and len(image) * len(text) <= STRIP:
+        return _at_once(image, text, logit_scale, concepts, offset, join or _alone)
+    return _in_strips(image, text, logit_scale, concepts, offset, join or _alone, tile)
+
+
+def _alone(part: Tensor) -> Tensor:
+    return part
+
+
+def _at_once(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    concepts: tuple[Tensor, Tensor] | None,
+    offset: int,
+    join: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The share of InfoNCE with all similarities in memory: the fewest operations, and O(B * N) of it."""
     own = slice(offset, offset + image.shape[0])
     logits = logit_scale * similarities(image, text)  # (B, N)
-    part = logits.logsumexp(0)  # (N,)
-    columns = (part if join is None else join(part))[own]  # (B,)
-    if concept is None or all_concepts is None:
+    columns = join(logits.logsumexp(0))[own]  # (B,)
+    if concepts is None:
         matched = logits[:, own].diagonal()  # (B,)
     else:
-        target = positives(concept, all_concepts).to(logits.dtype)  # (B, N)
+        target = positives(*concepts).to(logits.dtype)  # (B, N)
         matched = (logits * target).sum(1) / target.sum(1)
     # Positives are symmetric and as many in a row as in its column, so both directions share their matched term.
     return ((logits.logsumexp(1) + columns) / 2 - matched).mean()
+
+
+def _in_strips(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    concepts: tuple[Tensor, Tensor] | None,
+    offset: int,
+    join: Callable[[Tensor], Tensor],
+    tile: int | None,
+) -> Tensor:
+    """The share of InfoNCE in memory O(tile * N)."""
+    rows, columns, own = negatives_logsumexp(image, text, logit_scale, offset, tile)
+    columns = join(columns)[offset : offset + len(image)]  # (B,)
+    loss = (softplus_exact(rows - own) + softplus_exact(columns - own)) / 2  # against own pairs alone
+    if concepts is not None:
+        loss = loss + _share_with_others(image, text, logit_scale, own, concepts, offset)
+    return loss.mean()
+
+
+def _share_with_others(
+    image: Tensor, text: Tensor, scale: Tensor, own: Tensor, concepts: tuple[Tensor, Tensor], offset: int
+) -> Tensor:
+    """(B,) the own pair's logit less the mean over the row's positives; zero to the last bit where it is the only one.
+
+    Logits are linear in the text, so that the sum over positives is one product with the sum of their texts.
+    """
+    concept, all_concepts = concepts
+    in_order, order = all_concepts.sort()
+    group = torch.empty_like(order)  # (N,) counts concepts from 0, without the sync that ``unique`` costs on a GPU
+    group[order] = (in_order.diff(prepend=in_order[:1]) != 0).cumsum(0)
+    mine = group[offset : offset + len(concept)]  # (B,)
+    counts = own.new_zeros(len(text)).index_add(0, group, own.new_ones(len(text)))[mine]  # (B,)
+    with torch.autocast(image.device.type, enabled=False):
+        text = text.to(own.dtype)
+        sums = torch.zeros_like(text).index_add(0, group, text)[mine]  # (B, D)
+        others = scale * (image * (sums - text[offset : offset + len(image)])).sum(1)
+    return ((counts - 1) * own - others) / counts
 
 
 def positives(concept: Tensor, all_concepts: Tensor) -> Tensor:

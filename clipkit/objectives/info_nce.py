@@ -21,11 +21,14 @@ class InfoNCE(Objective):
         first: Field of the model's outputs, (B, D) normalised.
         second: The field it is matched with, (B, D) normalised.
         scale: Field with the exponentiated temperature.
+        tile: Rows of the similarity matrix in memory at a time; None for a size that fits.
     """
 
-    def __init__(self, first: str = "image", second: str = "text", scale: str = "logit_scale") -> None:
+    def __init__(
+        self, first: str = "image", second: str = "text", scale: str = "logit_scale", tile: int | None = None
+    ) -> None:
         super().__init__()
-        self.first, self.second, self.scale = first, second, scale
+        self.first, self.second, self.scale, self.tile = first, second, scale, tile
 
     def forward(self, outputs: Any, batch: ImageTextBatch) -> ObjectiveOutput:
         """This rank's share of the loss; the mean over ranks is the loss of the whole batch."""
@@ -34,6 +37,6 @@ class InfoNCE(Objective):
         if self.gathers():
             second, concept, offset, join = gather(second), gather(concept), rank() * first.shape[0], all_logsumexp
         loss = info_nce_rows(
-            first, second, scale, concept=batch.concept, all_concepts=concept, offset=offset, join=join
+            first, second, scale, concept=batch.concept, all_concepts=concept, offset=offset, join=join, tile=self.tile
         )
         return ObjectiveOutput(loss, {})

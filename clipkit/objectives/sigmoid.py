@@ -20,13 +20,19 @@ class Sigmoid(Objective):
         second: The field it is matched with, (B, D) normalised.
         scale: Field with the exponentiated temperature.
         bias: Field with the bias on the logits.
+        tile: Rows of the similarity matrix in memory at a time; None for a size that fits.
     """
 
     def __init__(
-        self, first: str = "image", second: str = "text", scale: str = "logit_scale", bias: str = "logit_bias"
+        self,
+        first: str = "image",
+        second: str = "text",
+        scale: str = "logit_scale",
+        bias: str = "logit_bias",
+        tile: int | None = None,
     ) -> None:
         super().__init__()
-        self.first, self.second, self.scale, self.bias = first, second, scale, bias
+        self.first, self.second, self.scale, self.bias, self.tile = first, second, scale, bias, tile
 
     def forward(self, outputs: Any, batch: ImageTextBatch) -> ObjectiveOutput:
         """This rank's share of the loss; the mean over ranks is the loss of the whole batch.
@@ -41,5 +47,7 @@ class Sigmoid(Objective):
         concept, offset = batch.concept, 0
         if self.gathers():
             second, concept, offset = gather(second), gather(concept), rank() * first.shape[0]
-        loss = sigmoid_loss_rows(first, second, scale, bias, concept=batch.concept, all_concepts=concept, offset=offset)
+        loss = sigmoid_loss_rows(
+            first, second, scale, bias, concept=batch.concept, all_concepts=concept, offset=offset, tile=self.tile
+        )
         return ObjectiveOutput(loss, {})

@@ -17,9 +17,16 @@ from torch import Tensor, nn
 from clipkit.models.saving import HEADER, header
 from clipkit.objectives import Objective
 from clipkit.optim import Schedule, Trainable, parameter_groups, set_trainable, warmup_factor
+from clipkit.tasks.micro_batches import check_micro_batches, in_micro_batches
 from clipkit.types import ArgumentError, ImageTextBatch, ObjectiveOutput
 
 __all__ = ["ContrastiveTask"]
+
+ACCUMULATING = (
+    "trainer.accumulate_grad_batches={batches} averages the gradients of {batches} batches, each with the negatives of "
+    "its own batch alone. For more negatives in the same memory set data.batch_size to the whole and "
+    "model.micro_batch_size to what fits."
+)
 
 
 class ContrastiveTask(pl.LightningModule):
@@ -37,10 +44,12 @@ class ContrastiveTask(pl.LightningModule):
         trainable: What trains, by child of the model: ``all``, ``none`` or its last N blocks. All where none is said.
         lr_scale: Factor on the learning rate, by child of the model.
         compile: Whether to compile the model with ``torch.compile``.
+        micro_batch_size: Samples that the model sees at a time. The loss is over the whole batch, the memory that of
+            this many, the time that of a forward pass more.
 
     Raises:
-        ArgumentError: For a child the model does not have, another schedule, nothing left to train, or a model whose
-            checkpoints could not be read again.
+        ArgumentError: For a child the model does not have, another schedule, nothing left to train, a model whose
+            checkpoints could not be read again, or one that cannot run in micro-batches.
     """
 
     def __init__(
@@ -56,12 +65,13 @@ class ContrastiveTask(pl.LightningModule):
         trainable: Mapping[str, Trainable] | None = None,
         lr_scale: Mapping[str, float] | None = None,
         compile: bool = False,
+        micro_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         self.model, self.objective = model, objective
         self.lr, self.weight_decay, self.betas, self.eps = lr, weight_decay, (betas[0], betas[1]), eps
         self.warmup, self.schedule = warmup, schedule
-        self.lr_scale = dict(lr_scale or {})
+        self.lr_scale, self.micro_batch_size = dict(lr_scale or {}), micro_batch_size
         set_trainable(model, trainable or {})
         self._refuse_late_errors()
         if compile:
@@ -101,6 +111,11 @@ class ContrastiveTask(pl.LightningModule):
         self.log_dict(logs, sync_dist=True, batch_size=len(batch.image))
         return _detached(outputs)
 
+    def on_train_start(self) -> None:
+        """Say what accumulating does not do."""
+        if self.trainer.accumulate_grad_batches > 1:
+            rank_zero_warn(ACCUMULATING.format(batches=self.trainer.accumulate_grad_batches))
+
     def on_train_epoch_start(self) -> None:
         """Frozen parts stay in eval mode: their batch-norm statistics and dropout are part of what is frozen."""
         for module in self.model.modules():
@@ -129,7 +144,8 @@ class ContrastiveTask(pl.LightningModule):
         checkpoint[HEADER] = header(self.model)
 
     def _both(self, batch: ImageTextBatch) -> tuple[Any, ObjectiveOutput]:
-        outputs = self.model(batch)
+        rows = self.micro_batch_size
+        outputs = self.model(batch) if rows is None else in_micro_batches(self.model, batch, rows)
         return outputs, self.objective(outputs, batch)
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -147,6 +163,8 @@ class ContrastiveTask(pl.LightningModule):
     def _refuse_late_errors(self) -> None:
         """Find now what would otherwise stop the first step or, worse, the first checkpoint."""
         self._groups()
+        if self.micro_batch_size is not None:
+            check_micro_batches(self.model, self.micro_batch_size)
         warmup_factor(self.schedule, self.warmup, 0)
         try:
             header(self.model)

@@ -46,7 +46,7 @@ trainer:
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
       monitor: emoji/concepts/acc5
       mode: max
-      save_last: true
+    - {class_path: lightning.pytorch.callbacks.ModelCheckpoint, filename: last, save_on_train_epoch_end: true}
 """
 
 
@@ -138,6 +138,9 @@ def test_epochs_that_no_checkpoint_would_hold_are_told(tiny: str, capsys: pytest
     few = ["--trainer.limit_train_batches=1", "--trainer.logger=false", "--trainer.callbacks=null"]
     assert main(["fit", "-c", tiny, *few, "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2"]) == 0
     assert "what the last 1 of 3 epochs learn is in no checkpoint" in capsys.readouterr().err
+    best = "{class_path: lightning.pytorch.callbacks.ModelCheckpoint, monitor: val/loss, save_last: true}"
+    assert main(["fit", "-c", tiny, *few[:2], f"--trainer.callbacks=[{best}]"]) == 0
+    assert "a checkpoint is saved only when val/loss is better than before" in capsys.readouterr().err
 
 
 def test_dry_run_tells_and_trains_nothing(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,88 @@
+"""A large batch in micro-batches: what a sample costs, and what memory the whole takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from clipkit.benchmarking.memory import peak_memory
+from clipkit.benchmarking.rows import Row, from_seconds, quotient
+from clipkit.benchmarking.timing import interleaved
+from clipkit.heads import ContrastiveHead
+from clipkit.models import DualEncoder
+from clipkit.objectives import InfoNCE
+from clipkit.tasks.micro_batches import in_micro_batches
+from clipkit.towers import ClipTextTower, TimmTower
+from clipkit.types import ImageTextBatch
+
+__all__ = ["measure_batch"]
+
+AT_ONCE = 1024
+"""The memory of a batch that is not split is measured at this size, and grows with it."""
+
+
+def measure_batch(batch: int, micro_batch: int, rounds: int) -> list[Row]:
+    """Measure value and gradient of a tiny model, on the device there is.
+
+    Args:
+        batch: Samples in the large batch.
+        micro_batch: Samples that the model sees at a time, and the small batch that the large one is held against.
+        rounds: How often each is timed.
+
+    Returns:
+        Time a sample beside the small batch's, and memory beside what the large batch would take at once.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = _tiny().to(device)
+    large, small = (_batch(rows).to(device) for rows in (batch, micro_batch))
+    times = max(1, min(batch // micro_batch, 32))  # as one small step is soon over
+    taken = interleaved(
+        {"theirs": lambda: _repeated(_step(model, small, None), times), "ours": _step(model, large, micro_batch)},
+        rounds,
+    )
+    a_sample = {
+        "theirs": [one / (times * micro_batch) for one in taken["theirs"]],
+        "ours": [one / batch for one in taken["ours"]],
+    }
+    what = f"{batch:,} pairs in micro-batches of {micro_batch}"
+    fewer = min(AT_ONCE, batch)
+    alone = batch / fewer * peak_memory(_step(model, _batch(fewer).to(device), None))
+    here = peak_memory(_step(model, large, micro_batch))
+    return [
+        from_seconds(f"{what}, a sample", f"a batch of {micro_batch}", a_sample),
+        quotient(f"{what}, peak", "at once", alone / 2**20, here / 2**20, "MiB"),
+    ]
+
+
+def _tiny() -> DualEncoder:
+    torch.manual_seed(0)
+    text = ClipTextTower(width=64, layers=2, heads=2, context_length=16)
+    return DualEncoder(TimmTower("test_vit", image_size=32), text, partial(ContrastiveHead, embed_dim=64))
+
+
+def _batch(rows: int) -> ImageTextBatch:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (rows, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    tokens = torch.randint(3, 4000, (rows, 16), generator=generator)
+    tokens[:, -1] = 2  # the end
+    ids = torch.arange(rows)
+    return ImageTextBatch(image, tokens, torch.ones_like(tokens, dtype=torch.bool), ids, ids, {})
+
+
+def _step(model: DualEncoder, batch: ImageTextBatch, rows: int | None) -> Callable[[], None]:
+    objective, parameters = InfoNCE(), list(model.parameters())
+
+    def run() -> None:
+        outputs = model(batch) if rows is None else in_micro_batches(model, batch, rows)
+        torch.autograd.grad(objective(outputs, batch).loss, parameters)
+        if batch.image.is_cuda:
+            torch.cuda.synchronize()
+
+    return run
+
+
+def _repeated(run: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        run()

@@ -1,0 +1,81 @@
+"""The losses of large batches beside open_clip's: time and memory of value and gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from clipkit.benchmarking.memory import peak_memory
+from clipkit.benchmarking.rows import Row, in_turn, quotient
+from clipkit.functional import info_nce, sigmoid_loss
+
+__all__ = ["measure_losses"]
+
+MOST_AT_ONCE = 8192
+"""open_clip's memory is measured up to this batch, and grows with its square beyond."""
+
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def measure_losses(batches: Sequence[int], memory_batch: int, width: int, rounds: int) -> list[Row]:
+    """Measure value and gradient of both losses by open_clip and by clipkit, on the device there is.
+
+    Args:
+        batches: Sizes to time.
+        memory_batch: Size to measure the memory at; open_clip's is measured up to 8,192 and scaled with the square.
+        width: Of embeddings, fp32.
+        rounds: How often each side is timed.
+
+    Returns:
+        Times, then memory, then by how much clipkit's memory grows with a batch four times as large.
+
+    Raises:
+        ModuleNotFoundError: Where open_clip_torch is not installed.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pairs, rows = _pairs(), []
+    for batch in batches:
+        leaves = _leaves(batch, width, device)
+        for name, (theirs, ours) in pairs.items():
+            rows.append(
+                in_turn(f"{name}, B = {batch:,}", "open_clip", _step(theirs, leaves), _step(ours, leaves), rounds)
+            )
+    for name, (theirs, ours) in pairs.items():
+        fewer = min(memory_batch, MOST_AT_ONCE)
+        scale = (memory_batch / fewer) ** 2
+        alone = scale * peak_memory(_step(theirs, _leaves(fewer, width, device)))
+        here = peak_memory(_step(ours, _leaves(memory_batch, width, device)))
+        quarter = peak_memory(_step(ours, _leaves(memory_batch // 4, width, device)))
+        rows.append(quotient(f"{name}, peak at B = {memory_batch:,}", "open_clip", alone / 2**20, here / 2**20, "MiB"))
+        what = f"{name}, peak at B = {memory_batch:,} beside {memory_batch // 4:,}"
+        rows.append(quotient(what, "a quarter", quarter / 2**20, here / 2**20, "MiB"))
+    return rows
+
+
+def _pairs() -> dict[str, tuple[Loss, Loss]]:
+    from open_clip.loss import ClipLoss, SigLipLoss
+
+    clip, siglip = ClipLoss(), SigLipLoss()
+    return {
+        "InfoNCE": (lambda i, t, s, _: clip(i, t, s), lambda i, t, s, _: info_nce(i, t, s)),
+        "sigmoid": (siglip, sigmoid_loss),
+    }
+
+
+def _leaves(batch: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    image, text = (normalize(torch.randn(batch, width, generator=generator), dim=-1) for _ in range(2))
+    leaves = image, text, torch.tensor(1 / 0.07), torch.tensor(-10.0)
+    return tuple(leaf.to(device).requires_grad_() for leaf in leaves)
+
+
+def _step(loss: Loss, leaves: tuple[Tensor, ...]) -> Callable[[], None]:
+    def run() -> None:
+        torch.autograd.grad(loss(*leaves), leaves, allow_unused=True)
+        if leaves[0].is_cuda:
+            torch.cuda.synchronize()
+
+    return run

@@ -1,0 +1,209 @@
+"""What Lightning and clipkit cost around a step, loading beside training, and the start of a run."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from clipkit.benchmarking.rows import Row, from_seconds, in_turn
+from clipkit.benchmarking.timing import interleaved
+from clipkit.layers import Component
+from clipkit.objectives import Objective
+from clipkit.tasks import ContrastiveTask
+from clipkit.types import Embeddings, ImageTextBatch, ObjectiveOutput
+
+__all__ = ["measure_loading", "measure_loops", "measure_start"]
+
+Watched = Callable[[Path], tuple[Logger, list[pl.Callback]]]
+LIBRARIES = "torch, lightning, timm, transformers, datasets, mlflow"
+FIRST_STEP = """
+import os, sys
+import lightning.pytorch as pl
+from clipkit.cli.main import main
+class Stop(pl.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step:
+            os._exit(0)
+made = pl.Trainer.__init__
+def with_stop(self, *args, callbacks=None, **given):
+    made(self, *args, callbacks=[*(callbacks or []), Stop()], **given)
+pl.Trainer.__init__ = with_stop
+sys.exit(main(sys.argv[1:]) or 1)
+"""
+"""Runs ``clipkit`` and ends it at its first optimiser step."""
+
+
+class NoModel(Component):
+    """One number in the place of a model, after a while if told so."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds, self.weight = seconds, nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch: ImageTextBatch) -> Embeddings:
+        """Embeddings that are all alike."""
+        time.sleep(self.seconds)
+        ones = self.weight.expand(len(batch.image), 2)
+        return Embeddings(ones, ones, self.weight.exp())
+
+
+class NoObjective(Objective):
+    """The parameter itself in the place of a loss."""
+
+    def forward(self, outputs: Any, batch: ImageTextBatch) -> ObjectiveOutput:
+        """A scalar that costs nothing."""
+        return ObjectiveOutput(outputs.image[0, 0].square(), {})
+
+
+class BareTask(pl.LightningModule):
+    """The least that Lightning trains: one loss, logged."""
+
+    def __init__(self, model: NoModel) -> None:
+        super().__init__()
+        self.model, self.objective = model, NoObjective()
+
+    def training_step(self, batch: ImageTextBatch, batch_idx: int) -> Tensor:
+        """The loss."""
+        loss = self.objective(self.model(batch), batch).loss
+        self.log("train/loss", loss)
+        return loss  # type: ignore[no-any-return]  # nn.Module calls are untyped
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The same as the task's."""
+        return torch.optim.AdamW(self.parameters(), fused=True)
+
+
+def measure_loops(watched: Watched, steps: int, rounds: int) -> list[Row]:
+    """Time a step that does nothing and one that takes 100 ms, in clipkit, in bare Lightning and by hand.
+
+    Args:
+        watched: A folder to the logger and the callbacks of a run of the command line.
+        steps: Of a run in which a step does nothing; one of 100 ms takes 30.
+        rounds: Runs of each.
+
+    Returns:
+        Milliseconds a step: clipkit beside bare Lightning and beside a loop by hand.
+    """
+    ours, bare = partial(_with_clipkit, watched), _with_lightning
+    idle = interleaved({"bare": lambda: bare(0.0, steps), "ours": lambda: ours(0.0, steps)}, rounds)
+    slow = interleaved({"by hand": lambda: _by_hand(0.1, 30), "ours": lambda: ours(0.1, 30)}, rounds)
+    return [
+        from_seconds(
+            f"a step of nothing, {steps:,} of them", "Lightning", {"theirs": idle["bare"], "ours": idle["ours"]}
+        ),
+        from_seconds("a step of 100 ms", "a loop by hand", {"theirs": slow["by hand"], "ours": slow["ours"]}),
+    ]
+
+
+def measure_loading(task: Any, data: Any, rounds: int, steps: int = 10) -> Row:
+    """Time steps on batches from the data module's loader beside steps on batches that are there.
+
+    Args:
+        task: What trains.
+        data: Its data module, whose ``workers`` it runs with.
+        rounds: How often so many steps are timed.
+        steps: Steps of a round.
+    """
+    data.inputs = task.model.inputs
+    loader = iter(itertools.chain.from_iterable(data.train_dataloader() for _ in itertools.count()))
+    kept = [next(loader) for _ in range(4)]
+    step = _step(task)
+
+    def run(batches: Any) -> float:
+        start = time.perf_counter()
+        for batch in itertools.islice(batches, steps):
+            step(batch)
+        return (time.perf_counter() - start) / steps
+
+    sides: dict[str, Callable[[], float]] = {"theirs": lambda: run(itertools.cycle(kept)), "ours": lambda: run(loader)}
+    return from_seconds("a step on loaded batches", "on batches in memory", interleaved(sides, rounds))
+
+
+def measure_start(words: Sequence[str], rounds: int) -> Row:
+    """Time the command from its start to its first optimiser step beside importing the libraries it stands on.
+
+    Args:
+        words: What follows ``clipkit``.
+        rounds: How often.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = partial(_run, ["-c", f"import {LIBRARIES}"], folder)
+        ours = partial(_run, ["-c", FIRST_STEP, *words], folder)
+        return in_turn("first optimiser step of " + " ".join(words), "its imports", theirs, ours, rounds)
+
+
+def _run(words: list[str], folder: str) -> None:
+    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"it ended with {done.returncode}: {done.stderr[-2000:]}")
+
+
+def _batches(steps: int) -> DataLoader[Any]:
+    ids = torch.arange(2)
+    batch = ImageTextBatch(torch.zeros(2, 3, 2, 2, dtype=torch.uint8), ids[:, None], ids[:, None] > -1, ids, ids, {})
+    rows: Any = [batch] * steps  # a list is a map-style data set
+    return DataLoader(rows, batch_size=None)
+
+
+def _fit(task: pl.LightningModule, steps: int, logger: Logger, callbacks: list[pl.Callback]) -> float:
+    """Seconds a step between the first and the last."""
+    clock = _Clock()
+    quiet: dict[str, Any] = dict.fromkeys(["enable_checkpointing", "enable_model_summary"], False)
+    quiet["enable_progress_bar"] = any(isinstance(one, ProgressBar) for one in callbacks)
+    trainer = pl.Trainer(max_epochs=1, logger=logger, callbacks=[*callbacks, clock], **quiet)
+    trainer.fit(task, _batches(steps + 1))
+    return clock.seconds / steps
+
+
+class _Clock(pl.Callback):
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.start = time.perf_counter()
+        self.seconds = time.perf_counter() - self.start
+
+
+def _with_lightning(seconds: float, steps: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        return _fit(BareTask(NoModel(seconds)), steps, CSVLogger(folder), [])
+
+
+def _with_clipkit(watched: Watched, seconds: float, steps: int) -> float:
+    task = ContrastiveTask(NoModel(seconds), NoObjective(), warmup=1)
+    with tempfile.TemporaryDirectory() as folder:
+        logger, callbacks = watched(Path(folder))
+        return _fit(task, steps, logger, callbacks)
+
+
+def _by_hand(seconds: float, steps: int) -> float:
+    step = _step(ContrastiveTask(NoModel(seconds), NoObjective(), warmup=1))
+    batches = iter(_batches(steps + 1))
+    step(next(batches))
+    start = time.perf_counter()
+    for batch in batches:
+        step(batch)
+    return (time.perf_counter() - start) / steps
+
+
+def _step(task: ContrastiveTask) -> Callable[[ImageTextBatch], None]:
+    optimizer = torch.optim.AdamW(task.parameters(), lr=1e-5, fused=True)
+
+    def run(batch: ImageTextBatch) -> None:
+        task.objective(task.model(batch), batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run

@@ -1,0 +1,161 @@
+"""``clipkit bench loss|step|batch|overhead``: what training costs, beside open_clip, bare Lightning or a plain loop."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipkit.cli.explain import ConfigError
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    from lightning.pytorch.loggers import Logger
+
+    from clipkit.benchmarking import Row
+
+__all__ = [
+    "add_batch_arguments",
+    "add_loss_arguments",
+    "add_overhead_arguments",
+    "add_step_arguments",
+    "measure_batch",
+    "measure_loss",
+    "measure_overhead",
+    "measure_step",
+    "tell",
+]
+
+EMOJI = ["fit", "-c", "emoji", "--data.workers=1"]
+
+
+def add_loss_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare ``clipkit bench loss``."""
+    parser.add_argument("--batches", metavar="B", type=int, nargs="+", default=[4096, 8192], help="sizes to time")
+    parser.add_argument("--memory", metavar="B", type=int, default=32768, help="size to measure the memory at (32,768)")
+    parser.add_argument("--width", metavar="D", type=int, default=512, help="of the embeddings (512)")
+    _add_rounds(parser, 5)
+
+
+def measure_loss(args: argparse.Namespace) -> dict[str, Any]:
+    """Figures of the losses; they are always held against open_clip's."""
+    from clipkit.benchmarking import measure_losses
+
+    _at_least(args, 1, "rounds", "width", "memory")
+    if min(args.batches) < 1:
+        raise ConfigError(f"--batches {min(args.batches)} is not at least 1.")
+    return _figures(args, measure_losses(args.batches, args.memory, args.width, args.rounds))
+
+
+def add_step_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare ``clipkit bench step``."""
+    parser.add_argument("--model", default="ViT-S-32-alt", help="open_clip's name of the architecture (ViT-S-32-alt)")
+    parser.add_argument("--batch", metavar="B", type=int, default=64, help="pairs a step (64)")
+    parser.add_argument("--compile", action="store_true", help="compile both models")
+    _add_rounds(parser, 7)
+
+
+def measure_step(args: argparse.Namespace) -> dict[str, Any]:
+    """Figures of a step; it is always held against open_clip's."""
+    from clipkit.benchmarking import ARCHITECTURES, measure_steps
+
+    _at_least(args, 1, "rounds", "batch")
+    if args.model not in ARCHITECTURES:
+        raise ConfigError(f"--model {args.model} is not one of {', '.join(ARCHITECTURES)}.")
+    return _figures(args, measure_steps(args.model, args.batch, args.rounds, args.compile))
+
+
+def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare ``clipkit bench batch``."""
+    parser.add_argument("--batch", metavar="B", type=int, default=32768, help="pairs of the large batch (32,768)")
+    parser.add_argument(
+        "--micro-batch", metavar="N", type=int, default=256, help="pairs the model sees at a time (256)"
+    )
+    _add_rounds(parser, 5)
+
+
+def measure_batch(args: argparse.Namespace) -> dict[str, Any]:
+    """Figures of a large batch in micro-batches."""
+    import resource
+
+    from clipkit.benchmarking import measure_batch
+
+    _at_least(args, 1, "rounds")
+    if not 2 <= args.micro_batch <= args.batch:
+        raise ConfigError(f"--micro-batch {args.micro_batch} is not between 2 and --batch {args.batch}.")
+    figures = _figures(args, measure_batch(args.batch, args.micro_batch, args.rounds))
+    return {**figures, "process_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+
+
+def add_overhead_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare ``clipkit bench overhead``."""
+    parser.add_argument("--steps", metavar="N", type=int, default=2000, help="steps that do nothing (2,000)")
+    _add_rounds(parser, 5)
+
+
+def measure_overhead(args: argparse.Namespace) -> dict[str, Any]:
+    """Figures of what is around a step."""
+    from clipkit.benchmarking import measure_loading, measure_loops, measure_start
+    from clipkit.cli.config import load_experiment
+    from clipkit.cli.session import default_callbacks, quiet
+    from clipkit.tracking import MLflowLogger
+
+    _at_least(args, 1, "rounds", "steps")
+    quiet()
+    with tempfile.TemporaryDirectory() as folder:
+        plain = [
+            f"--trainer.default_root_dir={folder}",
+            "--trainer.logger=false",
+            "--trainer.enable_progress_bar=false",
+        ]
+        experiment = load_experiment(["emoji"], [*plain, "--data.workers=1"])
+
+        def watched(folder: Path) -> tuple[Logger, list[pl.Callback]]:
+            logger = MLflowLogger(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", save_dir=str(folder))
+            return logger, default_callbacks(experiment)
+
+        rows = measure_loops(watched, args.steps, args.rounds)
+        task, data, _ = experiment.build()
+        rows.append(measure_loading(task, data, args.rounds))
+    rows.append(measure_start(EMOJI, args.rounds))
+    return _figures(args, rows)
+
+
+def tell(figures: dict[str, Any]) -> None:
+    """Print the figures as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("what", "beside", "theirs", "clipkit", "unit", "share of theirs")
+    for row in figures["rows"]:
+        share = row["share"]
+        spread = f"{share['median']:.3f}"
+        if share["least"] != share["most"]:
+            spread += f" ({share['least']:.2f} to {share['most']:.2f})"
+        table.add_row(row["what"], row["base"], f"{row['theirs']:,.2f}", f"{row['ours']:,.2f}", row["unit"], spread)
+    print(figures["device"])
+    Console().print(table)
+    if "process_peak_gib" in figures:
+        print(f"most memory the whole process held: {figures['process_peak_gib']:.2f} GiB")
+
+
+def _figures(args: argparse.Namespace, rows: list[Row]) -> dict[str, Any]:
+    import torch
+
+    from clipkit.benchmarking import as_json
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    device = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return {"what": args.what, "device": gpu or device, "rounds": args.rounds, "rows": as_json(rows)}
+
+
+def _add_rounds(parser: argparse.ArgumentParser, rounds: int) -> None:
+    parser.add_argument("--rounds", metavar="N", type=int, default=rounds, help=f"medians of so many ({rounds})")
+
+
+def _at_least(args: argparse.Namespace, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(args, name) < least:
+            raise ConfigError(f"--{name} {getattr(args, name)} is not at least {least}.")
