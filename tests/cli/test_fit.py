@@ -231,6 +231,8 @@ def test_stopped_by_a_signal_and_continued(cluster_of: Any, signum: int, code: i
     saved = torch.load(words[-1], weights_only=True)
     run = tracking().search_runs(["1"])[0]
     assert run.info.status == "KILLED"
+    if signum == signal.SIGINT:  # going on is the same for both
+        return
     done = saved["global_step"]
     epochs = saved["epoch"] + 1
     assert main([*words, f"--trainer.max_epochs={epochs}"]) == 0

@@ -82,7 +82,7 @@ def fit(model, batches, rows, **options):
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_run_in_parts_is_the_run_at_once(make_model, make_batch, precision):
-    model, batches = make_model(), [make_batch(8, seed=seed) for seed in range(4)]
+    model, batches = make_model(), [make_batch(8, seed=seed) for seed in range(2)]
     (whole, first), (parts, second) = (
         fit(copy.deepcopy(model), batches, rows, precision=precision) for rows in (None, 3)
     )
@@ -99,9 +99,9 @@ def test_accumulating_says_that_negatives_do_not_grow(make_model, make_batch):
 
 
 def test_memory_is_that_of_a_part(make_batch):
-    model, batch = model_of("test_vit"), make_batch(256)
+    model, batch = model_of("test_vit"), make_batch(128)
 
     def step(rows):
         InfoNCE()(in_micro_batches(model, batch, rows), batch).loss.backward()
 
-    assert peak_memory(lambda: step(16)) < peak_memory(lambda: step(256)) / 4
+    assert peak_memory(lambda: step(8)) < peak_memory(lambda: step(128)) / 3
