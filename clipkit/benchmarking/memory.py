@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import gc
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -94,7 +97,7 @@ def memory_curve(step: Callable[[], object]) -> MemoryCurve:
     """
     step()  # once before: kernels that are chosen or compiled at the first call take memory of their own
     gc.collect()
-    with torch.profiler.profile(profile_memory=True) as profile:
+    with _without_stderr(), torch.profiler.profile(profile_memory=True) as profile:
         step()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
@@ -109,6 +112,20 @@ def memory_curve(step: Callable[[], object]) -> MemoryCurve:
             held += event.nbytes()
             curve[-1] = max(curve[-1], held)
     return MemoryCurve(np.array(curve, dtype=np.int64), names)
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """The profiler tells of its start and end there, past Python and any setting."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _peak_at(two: MemoryCurve, four: MemoryCurve, batch_size: int) -> int:

@@ -92,15 +92,16 @@ def measure_loops(watched: Watched, steps: int, rounds: int) -> list[Row]:
 
     Args:
         watched: A folder to the logger and the callbacks of a run of the command line.
-        steps: Of a run in which a step does nothing; one of 100 ms takes 30.
+        steps: Of a run in which a step does nothing; one of 100 ms is taken a sixtieth as often.
         rounds: Runs of each.
 
     Returns:
         Milliseconds a step: clipkit beside bare Lightning and beside a loop by hand.
     """
     ours, bare = partial(_with_clipkit, watched), _with_lightning
+    few = max(3, steps // 60)
     idle = interleaved({"bare": lambda: bare(0.0, steps), "ours": lambda: ours(0.0, steps)}, rounds)
-    slow = interleaved({"by hand": lambda: _by_hand(0.1, 30), "ours": lambda: ours(0.1, 30)}, rounds)
+    slow = interleaved({"by hand": lambda: _by_hand(0.1, few), "ours": lambda: ours(0.1, few)}, rounds)
     return [
         from_seconds(
             f"a step of nothing, {steps:,} of them", "Lightning", {"theirs": idle["bare"], "ours": idle["ours"]}
@@ -109,7 +110,7 @@ def measure_loops(watched: Watched, steps: int, rounds: int) -> list[Row]:
     ]
 
 
-def measure_loading(task: Any, data: Any, rounds: int, steps: int = 10) -> Row:
+def measure_loading(task: Any, data: Any, rounds: int, steps: int) -> Row:
     """Time steps on batches from the data module's loader beside steps on batches that are there.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ class Architecture(NamedTuple):
 SMALL = Architecture(
     "ViT-S-32-alt",
     "vit_base_patch32_clip_224",
-    {"embed_dim": 384, "depth": 10, "num_heads": 6},
+    {"embed_dim": 384, "num_heads": 6},
     {"width": 256, "layers": 10, "heads": 4},
     256,
 )
@@ -74,7 +75,9 @@ def steps_of(architecture: Architecture, batch: int, precision: str, device: str
     from open_clip.loss import ClipLoss
 
     torch.manual_seed(0)
+    logging.disable(logging.WARNING)  # that its weights are random
     theirs = open_clip.create_model(architecture.name).to(device).train()
+    logging.disable(logging.NOTSET)
     ours = clipkit_model(architecture, theirs).to(device).train()
     images, tokens = _inputs(batch, open_clip.get_tokenizer(architecture.name))
     pixels = (images / 255 - _channels(ours.inputs.mean)) / _channels(ours.inputs.std)

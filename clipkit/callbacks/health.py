@@ -88,7 +88,8 @@ class Health(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Measure gradients by child of the model, and skip the step where one is not finite."""
-        norms = {name: _grad_norm(child) for name, child in pl_module.model.named_children()}  # type: ignore[union-attr]  # a task's model
+        model: Any = pl_module.model  # a task's
+        norms = {name: _grad_norm(child) for name, child in model.named_children()} or {"model": _grad_norm(model)}
         bad = ~torch.stack(list(norms.values())).isfinite().all()
         self._recent.append((trainer.global_step, self._window, bad))
         self._window = []

@@ -138,3 +138,19 @@ def test_gradient_norm_is_that_of_each_child(fit: Fit) -> None:
     trainer, _ = fit([Reference(), Health()])
     for name, norm in norms.items():
         assert float(trainer.callback_metrics[f"health/grad_norm_{name}"]) == pytest.approx(norm, rel=1e-4)
+
+
+def test_a_model_with_no_parts_is_watched_as_a_whole(make_batch):
+    class Whole(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+    module = pl.LightningModule()
+    module.model = Whole()
+    module.model.weight.grad = torch.tensor([float("nan")])
+    health, optimizer = Health(), torch.optim.AdamW(module.parameters(), fused=True)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, log_every_n_steps=1000)
+    trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = 1
+    health.on_before_optimizer_step(trainer, module, optimizer)
+    assert float(optimizer.found_inf) == 1

@@ -1,0 +1,107 @@
+"""What `clipkit bench loss|step|batch|overhead` write; their times are nobody's business here."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from clipkit.benchmarking.overhead import LIBRARIES, measure_start
+from clipkit.benchmarking.rows import Row, from_seconds, quotient
+from clipkit.benchmarking.step import ARCHITECTURES, steps_of
+from clipkit.cli import main
+
+
+def figures_of(words, tmp_path, capsys):
+    told = tmp_path / "figures.json"
+    assert main(["bench", *words, "--rounds", "1", "--against", "open_clip", "--json", str(told)]) == 0
+    figures = json.loads(told.read_text())
+    assert (figures["what"], figures["rounds"]) == (words[0], 1)
+    for row in figures["rows"]:
+        assert row["share"]["median"] == pytest.approx(row["ours"] / row["theirs"])
+    out = capsys.readouterr()
+    assert "USDT" not in out.err
+    return figures, out.out
+
+
+def test_loss(tmp_path, capsys):
+    words = ["loss", "--batches", "64", "96", "--memory", "256", "--width", "8"]
+    figures, out = figures_of(words, tmp_path, capsys)
+    assert [row["what"] for row in figures["rows"]] == [
+        "InfoNCE, B = 64",
+        "sigmoid, B = 64",
+        "InfoNCE, B = 96",
+        "sigmoid, B = 96",
+        "InfoNCE, peak at B = 256",
+        "InfoNCE, peak at B = 256 beside 64",
+        "sigmoid, peak at B = 256",
+        "sigmoid, peak at B = 256 beside 64",
+    ]
+    assert "share of theirs" in out
+
+
+def test_step(tmp_path, capsys):
+    figures, _ = figures_of(["step", "--batch", "2"], tmp_path, capsys)
+    assert [(row["base"], row["what"].split(", ")[-1]) for row in figures["rows"]] == [
+        ("open_clip fp32", "fp32"),
+        ("open_clip bf16", "bf16"),
+        ("open_clip fp32", "bf16"),
+    ]
+
+
+def test_both_sides_of_a_step_have_the_same_loss_and_gradients():
+    both = steps_of(ARCHITECTURES["ViT-S-32-alt"], 4, "fp32", "cpu", False)
+    losses = {side: [float(steps.run().detach()) for _ in range(2)] for side, steps in both.items()}
+    assert losses["ours"] == pytest.approx(losses["theirs"], abs=1e-4)  # the second, of weights that both have stepped
+    assert losses["ours"][0] != losses["ours"][1]
+    sizes = {sum(p.numel() for p in steps.model.parameters()) for steps in both.values()}
+    assert len(sizes) == 1
+
+
+def test_batch(tmp_path, capsys):
+    figures, out = figures_of(["batch", "--batch", "64", "--micro-batch", "16"], tmp_path, capsys)
+    assert [row["unit"] for row in figures["rows"]] == ["ms", "MiB"]
+    assert "most memory the whole process held" in out
+
+
+def test_overhead(tmp_path, capsys, monkeypatch):
+    start = quotient("start", "its imports", 1.0, 2.0, "ms")
+    monkeypatch.setattr("clipkit.benchmarking.measure_start", lambda words, rounds: start)
+    figures, _ = figures_of(["overhead", "--steps", "20"], tmp_path, capsys)
+    assert [row["base"] for row in figures["rows"]] == [
+        "Lightning",
+        "a loop by hand",
+        "on batches in memory",
+        "its imports",
+    ]
+
+
+@pytest.mark.nightly
+def test_the_start_ends_with_the_first_step():
+    words = ["fit", "-c", "emoji", "--data.workers=0", "--data.batch_size=8"]
+    row = measure_start(words, 1)
+    assert row.theirs > 0 and "mlflow" in LIBRARIES
+    with pytest.raises(RuntimeError, match=r"it ended with 2: .*there is no experiment"):
+        measure_start(["fit", "-c", "nowhere"], 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["loss", "--rounds", "0"], "--rounds 0 is not at least 1"),
+        (["loss", "--batches", "0"], "--batches 0 is not at least 1"),
+        (["step", "--model", "ViT-H"], "--model ViT-H is not one of ViT-S-32-alt, ViT-B-32"),
+        (["batch", "--micro-batch", "1"], "--micro-batch 1 is not between 2 and --batch 32768"),
+        (["overhead", "--step", "5"], "--step"),
+        (["lose"], "there is no lose. Did you mean loss?"),
+    ],
+)
+def test_mistakes_are_named(words, complaint, capsys):
+    assert main(["bench", *words]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_shares_are_of_the_medians_and_ranges_of_rounds():
+    row = from_seconds("a", "b", {"theirs": [1.0, 2.0, 4.0], "ours": [1.0, 1.0, 1.0]})
+    assert row == Row("a", "b", 2000, 1000, "ms", row.share)
+    assert row.share == (0.5, 0.25, 1.0)
