@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from importlib import resources
@@ -64,7 +65,8 @@ class Tokenizer:
         tokenizer: As for :func:`read_tokenizer`.
         context_length: The most tokens a caption may have, start and end included; longer ones are cut, their end token
             kept.
-        pad: ``longest`` pads to the longest caption of a batch, ``max_length`` always to ``context_length``.
+        pad: ``longest`` pads to the longest caption of a batch, ``multiple_of_8`` to that rounded up, so that a GPU
+            sees few shapes and code is not compiled anew for each, ``max_length`` always to ``context_length``.
 
     Attributes:
         json: The text of the ``tokenizer.json``.
@@ -75,8 +77,8 @@ class Tokenizer:
     """
 
     def __init__(self, tokenizer: str, context_length: int = 77, pad: str = "longest") -> None:
-        if pad not in ("longest", "max_length"):
-            raise ArgumentError("pad", f"{pad!r} is not one of `longest`, `max_length`")
+        if pad not in ("longest", "multiple_of_8", "max_length"):
+            raise ArgumentError("pad", f"{pad!r} is not one of `longest`, `multiple_of_8`, `max_length`")
         self.json = read_tokenizer(tokenizer)
         self.context_length = context_length
         self.pad = pad
@@ -107,6 +109,8 @@ class Tokenizer:
         """As a call, and (B,) bool: whether each caption had to be cut."""
         encodings = self._rust.encode_batch(list(texts))
         longest = max((len(encoding.ids) for encoding in encodings), default=1)
+        if self.pad == "multiple_of_8":
+            longest = min(self.context_length, 8 * math.ceil(longest / 8))
         length = self.context_length if self.pad == "max_length" else max(1, longest)
         tokens = np.full((len(encodings), length), self.pad_id, dtype=np.int64)
         mask = np.zeros((len(encodings), length), dtype=bool)

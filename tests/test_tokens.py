@@ -49,6 +49,14 @@ def test_longest_and_max_length():
     assert torch.equal(more.sum(1), flags.sum(1))
 
 
+def test_a_multiple_of_8_that_does_not_go_beyond_the_context():
+    for text, wanted in (("a", 8), ("a b c d e f g h", 16), ("a " * 50, 20)):
+        tokens, mask = Tokenizer("emoji", 20, "multiple_of_8")([text])
+        exact, flags = Tokenizer("emoji", 20)([text])
+        assert tokens.shape == (1, wanted) and torch.equal(tokens[:, : exact.shape[1]], exact)
+        assert int(mask.sum()) == int(flags.sum())
+
+
 def test_cut_captions_keep_their_end():
     words = Tokenizer("emoji", 6)
     tokens, mask, cut = words.encode(["one two three four five six seven", "one", ""])
@@ -131,7 +139,7 @@ def test_copies_go_to_other_processes():
         (("{}",), "tokenizer", "not the text of a tokenizer.json"),
         (("emoji", 2), "context_length", "2 leaves no room for a word beside the 2 tokens"),
         (("emoji", 0), "context_length", "0 leaves no room"),
-        (("emoji", 77, "left"), "pad", "'left' is not one of `longest`, `max_length`"),
+        (("emoji", 77, "left"), "pad", "'left' is not one of `longest`, `multiple_of_8`, `max_length`"),
     ],
 )
 def test_what_is_refused(arguments, argument, message):

@@ -13,7 +13,7 @@ from clipkit.data.columns import require_columns, stored
 from clipkit.data.images import open_image
 from clipkit.types import ArgumentError
 
-__all__ = ["check_columns", "check_images", "check_numbers", "check_stream"]
+__all__ = ["check_columns", "check_images", "check_lengths", "check_numbers", "check_stream"]
 
 NUMBERS = ("int", "uint", "float", "bool")
 
@@ -72,6 +72,18 @@ def check_stream(
         rank_zero_warn(
             "not exact: shards are drawn with replacement, so some rows come again before others come at all"
         )
+
+
+def check_lengths(by_length: bool, streamed: bool, distinct_concepts: bool) -> None:
+    """Check that samples may be put in the order of their captions' lengths.
+
+    Raises:
+        ArgumentError: For a stream, which comes as it is, or beside batches that are put in order by concept.
+    """
+    if by_length and streamed:
+        raise ArgumentError("by_length", "needs data that are read by index; a stream comes as it is")
+    if by_length and distinct_concepts:
+        raise ArgumentError("by_length", "puts other samples together than `distinct_concepts` does; give one of them")
 
 
 def check_columns(rows: Dataset, concept: str, distinct_concepts: bool, extra: Sequence[str]) -> None:

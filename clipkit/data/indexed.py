@@ -33,6 +33,7 @@ class IndexedTraining:
         seed: Seed of order, captions and augmentation.
         concepts: (N,) given to have only distinct ones in each global batch.
         mixture: Given to draw from several sources by weight.
+        lengths: (N,) of captions, given to have about equal ones in each step.
 
     Attributes:
         place: What the optimiser has consumed, over all ranks.
@@ -49,9 +50,10 @@ class IndexedTraining:
         seed: int,
         concepts: NDArray[np.int64] | None = None,
         mixture: Mixture | None = None,
+        lengths: NDArray[np.int64] | None = None,
     ) -> None:
         self.rows, self.recipe, self.batch_size, self.seed = rows, recipe, batch_size, seed
-        self.concepts, self.mixture = concepts, mixture
+        self.concepts, self.mixture, self.lengths = concepts, mixture, lengths
         self.place = Place()
         self.batches = self._order(0, 1, 1, self._reached)
 
@@ -109,7 +111,8 @@ class IndexedTraining:
     def _data(self) -> dict[str, Any]:
         shares = None if self.mixture is None else list(self.mixture.shares)
         distinct = self.concepts is not None
-        return {"data": self.fingerprint, "seed": self.seed, "distinct_concepts": distinct, "weights": shares}
+        order = {"distinct_concepts": distinct, "weights": shares, "by_length": self.lengths is not None}
+        return {"data": self.fingerprint, "seed": self.seed, **order}
 
     def _reached(self) -> Place:
         return self.place
@@ -117,6 +120,5 @@ class IndexedTraining:
     def _order(self, number: int, ranks: int, accumulated: int, start: Callable[[], Place]) -> EpochBatches:
         mixture = self.mixture
         order = None if mixture is None else lambda epoch: mixed_order(mixture, self.seed, epoch)
-        return EpochBatches(
-            len(self.rows), self.batch_size, self.seed, number, ranks, self.concepts, start, accumulated, order
-        )
+        sizes, how = (len(self.rows), self.batch_size, self.seed, number, ranks), (accumulated, order, self.lengths)
+        return EpochBatches(*sizes, self.concepts, start, *how)

@@ -10,8 +10,9 @@ import numpy as np
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from clipkit.data.arguments import check_numbers, check_stream
+from clipkit.data.arguments import check_lengths, check_numbers, check_stream
 from clipkit.data.augment import SampleTransform
+from clipkit.data.buckets import caption_lengths
 from clipkit.data.collate import CaptionedImages, Collate
 from clipkit.data.filters import Filter, filter_rows
 from clipkit.data.hashes import concept_ids, fingerprint, hold_out
@@ -63,6 +64,7 @@ class CaptionDataModule(pl.LightningDataModule):
             ``not in``) and value each, as ``[width, ">=", 200]``.
         concept: Rows with equal ids are positives of each other: ``row`` (none are), ``caption`` or a column.
         distinct_concepts: Whether no concept comes twice in a global batch.
+        by_length: Whether the captions of a step are of about one length, so that less of a batch is padding.
         transforms: Sample transforms for training, before the random crop to the model's size.
         extra: Numeric columns to pass on in ``batch.extra``.
         streaming: Whether to stream what could be read by index, such as a hub data set that is not to be copied here.
@@ -99,6 +101,7 @@ class CaptionDataModule(pl.LightningDataModule):
         filters: Sequence[Filter] = (),
         concept: str = "row",
         distinct_concepts: bool = False,
+        by_length: bool = False,
         transforms: Sequence[SampleTransform] = (),
         extra: Sequence[str] = (),
         streaming: bool = False,
@@ -111,7 +114,7 @@ class CaptionDataModule(pl.LightningDataModule):
         super().__init__()
         check_numbers(val_fraction, val, batch_size, workers, seed)
         check_decode(decode)
-        self.batch_size, self.workers, self.streaming = batch_size, workers, streaming
+        self.batch_size, self.workers, self.streaming, self.by_length = batch_size, workers, streaming, by_length
         self.inputs: InputSpec | None = None
         of_rows = (tuple(extra), tuple(transforms), decode)
         texts = (caption, language_column, languages, templates)
@@ -120,6 +123,7 @@ class CaptionDataModule(pl.LightningDataModule):
         found = {name: find_shards(name, "train", image, streaming) for name in shares}
         streamed = any(shards is not None for shards in found.values())
         check_stream(streamed, epoch_steps, window, resample, exact, bool(val_fraction), distinct_concepts)
+        check_lengths(by_length, streamed, distinct_concepts)
         self.held: Captioned | None = None
         self.train_rows: Dataset | None = None
         self.training: IndexedTraining | StreamedTraining
@@ -228,7 +232,9 @@ class CaptionDataModule(pl.LightningDataModule):
     def _spec(self) -> InputSpec:
         if self.inputs is None:
             raise RuntimeError("the data module does not know what the model wants: set `.inputs = model.inputs` first")
-        return self.inputs
+        on_cpu = self.trainer is None or self.trainer.strategy.root_device.type == "cpu"
+        few_shapes = not on_cpu and self.inputs.pad == "longest"
+        return self.inputs._replace(pad="multiple_of_8") if few_shapes else self.inputs
 
     def _shards(self, found: Mapping[str, Shards | None]) -> dict[str, Shards]:
         """All of a mixture as streams, where one is."""
@@ -253,7 +259,8 @@ class CaptionDataModule(pl.LightningDataModule):
         self.train_rows = found.rows
         concepts = concept_ids(found.rows, wanted.concept) if wanted.distinct_concepts else None
         recipe, mixture = wanted.recipe(found), mixture_of(found.rows, shares)
-        return IndexedTraining(found.rows, recipe, self.batch_size, seed, concepts, mixture)
+        lengths = caption_lengths(found.rows, list(recipe.choice.columns)) if self.by_length else None
+        return IndexedTraining(found.rows, recipe, self.batch_size, seed, concepts, mixture, lengths)
 
     def _validation(self, val: str, limit: int) -> Captioned:
         wanted = self.wanted._replace(distinct_concepts=False)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from clipkit.data.buckets import bucketed_order
 from clipkit.types import ArgumentError
 
 __all__ = ["EpochBatches", "Place", "SampleKey", "distinct_batches", "distinct_order", "epoch_order", "sample_rng"]
@@ -114,6 +115,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
             counts, the epoch is the one that ``set_epoch`` says.
         accumulated: Batches that make up one optimiser step; an epoch is a whole number of steps.
         order: Epoch to the (rows,) order of its rows; None for a permutation.
+        lengths: (rows,) lengths of captions, given to have about equal ones in each optimiser step.
 
     Raises:
         ArgumentError: Where an epoch would have no batch.
@@ -130,9 +132,11 @@ class EpochBatches(Sampler[list[SampleKey]]):
         start: Callable[[], Place] = Place,
         accumulated: int = 1,
         order: Callable[[int], Order] | None = None,
+        lengths: Order | None = None,
     ) -> None:
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.rank, self.step, self.concepts, self.start = rank, batch_size * world_size, concepts, start
+        self.lengths, self.accumulated = lengths, accumulated
         self._epoch_order = order or (lambda epoch: epoch_order(rows, seed, epoch))
         self.epoch = 0
         self.sampler = self  # where Lightning looks for set_epoch
@@ -152,6 +156,9 @@ class EpochBatches(Sampler[list[SampleKey]]):
             order = self._epoch_order(epoch)
             if self.concepts is not None:
                 order = distinct_order(order, self.concepts, self.step)
+            if self.lengths is not None:
+                step, rng = self.step * self.accumulated, sample_rng(self.seed, epoch, 0, 0, 1)
+                order = bucketed_order(order, self.lengths, step, rng)
             self._made = (epoch, order)
         return self._made[1]
 

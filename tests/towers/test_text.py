@@ -54,6 +54,18 @@ def test_a_caption_is_the_same_alone_and_among_longer_ones(name):
         torch.testing.assert_close(tower(*words_of(tower, [caption])).pooled[0], together[row])
 
 
+def test_trimming_changes_no_gradient():
+    """Captions cut to the longest of them against the same padded to the whole context, for the causal tower."""
+    tower, found = made("clip").double().eval(), []
+    for pad in ("longest", "max_length"):
+        tokens, mask = Tokenizer(tower.tokenizer, tower.context_length, pad)(WORDS[:2])
+        pooled = tower(tokens, mask).pooled
+        found.append((tokens.shape[1], [pooled, *torch.autograd.grad(pooled.square().sum(), list(tower.parameters()))]))
+    assert found[0][0] < found[1][0] == tower.context_length
+    for a, b in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
 def test_order_matters_but_to_a_bag_of_words():
     for name in TOWERS:
         tower = made(name).eval()
