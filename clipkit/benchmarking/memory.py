@@ -22,7 +22,9 @@ from clipkit.types import ImageTextBatch
 __all__ = ["MemoryCurve", "MemoryEstimate", "estimate_memory", "memory_curve", "peak_memory"]
 
 MOST_PAIRS = 1024
-"""The objective is measured up to this batch, and grows with its square beyond."""
+"""The objective is measured up to this batch, and grows with its square beyond, up to where a loss goes in strips."""
+IN_STRIPS = 2048
+"""From here on the objective is measured at this batch and half as much again, and what it grows by is gone on with."""
 
 
 class MemoryCurve(NamedTuple):
@@ -64,8 +66,8 @@ def estimate_memory(task: pl.LightningModule, batch: ImageTextBatch, batch_size:
     """Estimate the peak of a training step without ever making the whole batch.
 
     Every moment of a step holds some bytes a sample and some whatever the batch; steps of 2 and 4 samples tell both,
-    moment by moment, and the peak is that of the line at ``batch_size``. The loss, which grows with the square of the
-    batch, is measured on embeddings alone.
+    moment by moment, and the peak is that of the line at ``batch_size``, or at the task's ``micro_batch_size``. The
+    loss, which may grow with the square of the batch, is measured on embeddings alone.
 
     Args:
         task: A task with ``model`` and ``objective``, on the device that will train.
@@ -81,7 +83,11 @@ def estimate_memory(task: pl.LightningModule, batch: ImageTextBatch, batch_size:
     two, four = (memory_curve(partial(_step, task, batch.first(n))) for n in (2, 4))
     with torch.no_grad():
         outputs = task.model(batch.first(2))  # type: ignore[operator]  # a task's model
-    step = _peak_at(two, four, batch_size)
+    at_once = min(batch_size, getattr(task, "micro_batch_size", None) or batch_size)
+    kept = 2 * sum(_bytes_a_row(value) for value in outputs)  # embeddings of the whole batch, and their gradients
+    step = _peak_at(two, four, at_once)
+    if at_once < batch_size:  # the first part's gradients are there when the next part's activations are
+        step += (batch_size - at_once) * kept + moments // 2
     return MemoryEstimate(held, moments, step, _objective(task, outputs, batch, batch_size), batch_size)
 
 
@@ -146,7 +152,17 @@ def _step(task: pl.LightningModule, batch: ImageTextBatch) -> None:
 
 
 def _objective(task: pl.LightningModule, outputs: Any, batch: ImageTextBatch, batch_size: int) -> int:
-    rows = min(batch_size, MOST_PAIRS)
+    if batch_size <= IN_STRIPS:
+        rows = min(batch_size, MOST_PAIRS)
+        return int(_objective_at(task, outputs, batch, rows) * (batch_size / rows) ** 2)
+    less, more = IN_STRIPS + IN_STRIPS // 4, 2 * IN_STRIPS
+    first, second = (_objective_at(task, outputs, batch, rows) for rows in (less, more))
+    power = 2 if second > first * (more / less) ** 1.5 else 1  # of a loss that is not clipkit's own
+    slope = (second - first) / (more**power - less**power)
+    return int(second + max(0.0, slope) * (batch_size**power - more**power))
+
+
+def _objective_at(task: pl.LightningModule, outputs: Any, batch: ImageTextBatch, rows: int) -> int:
     index = torch.arange(rows, device=batch.image.device) % 2
 
     def step() -> None:
@@ -154,7 +170,12 @@ def _objective(task: pl.LightningModule, outputs: Any, batch: ImageTextBatch, ba
         ids = torch.arange(rows, device=index.device)
         task.objective(large, batch._replace(concept=ids, position=ids)).loss.backward()  # type: ignore[operator]  # a task's part
 
-    return int(peak_memory(step) * (batch_size / rows) ** 2)
+    return peak_memory(step)
+
+
+def _bytes_a_row(value: object) -> int:
+    by_row = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == 2
+    return value[0].numel() * value.element_size() if isinstance(value, Tensor) and by_row else 0
 
 
 def _grown(value: object, index: Tensor) -> object:

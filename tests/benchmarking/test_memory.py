@@ -15,6 +15,7 @@ from clipkit.models import DualEncoder
 from clipkit.objectives import InfoNCE, Objective, Sigmoid
 from clipkit.tasks import ContrastiveTask
 from clipkit.towers import BagOfWordsTower, ClipTextTower, HuggingFaceTower, TextTower, TimmTower, VisionTower
+from clipkit.types import Embeddings, ImageTextBatch
 
 BERT = {
     "model_type": "bert",
@@ -69,6 +70,33 @@ def test_within_15_percent_of_the_measured_peak(
     held = sum(t.numel() * t.element_size() for t in (*task.parameters(), *task.buffers()))
     moments = sum(v.numel() * v.element_size() for s in optimizer.state.values() for v in s.values())
     assert estimate.total == pytest.approx(held + moments + peak, rel=0.15)
+
+
+@pytest.mark.parametrize("rows", [4096, 6144])
+def test_a_loss_in_strips_is_estimated_by_a_line(
+    rows: int, make_model: Callable[..., DualEncoder], make_batch: Callable[..., ImageTextBatch]
+) -> None:
+    task, batch = ContrastiveTask(make_model(), InfoNCE()), make_batch(4)
+    objective = estimate_memory(task, batch, rows).objective
+
+    def step() -> None:
+        image, text = (torch.ones(rows, 16, requires_grad=True) for _ in range(2))
+        scale = torch.ones(1, requires_grad=True)
+        task.objective(Embeddings(image, text, scale), batch._replace(concept=torch.arange(rows))).loss.backward()
+
+    assert objective == pytest.approx(peak_memory(step), rel=0.15)
+
+
+def test_a_batch_in_micro_batches_takes_the_activations_of_one(
+    make_model: Callable[..., DualEncoder], make_batch: Callable[..., ImageTextBatch]
+) -> None:
+    model, batch = make_model(), make_batch(64)
+    whole, parts = (ContrastiveTask(model, InfoNCE(), micro_batch_size=rows) for rows in (None, 8))
+    estimate = estimate_memory(parts, batch.first(4), 64)
+    measured = peak_memory(lambda: parts._both(batch)[1].loss.backward())
+    model.zero_grad(set_to_none=True)
+    assert estimate.step == pytest.approx(measured, rel=0.25)
+    assert estimate.step < estimate_memory(whole, batch.first(4), 64).step / 2
 
 
 def test_peak_of_a_known_step() -> None:
