@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clipkit.tasks.micro_batches import in_micro_batches
 from clipkit.types import ImageTextBatch
 
 __all__ = ["MemoryCurve", "MemoryEstimate", "estimate_memory", "memory_curve", "peak_memory"]
@@ -80,14 +81,13 @@ def estimate_memory(task: pl.LightningModule, batch: ImageTextBatch, batch_size:
     trained = [p for p in task.parameters() if p.requires_grad]
     held = sum(t.numel() * t.element_size() for t in (*task.parameters(), *task.buffers()))
     moments = sum(2 * p.numel() * p.element_size() for p in trained)
-    two, four = (memory_curve(partial(_step, task, batch.first(n))) for n in (2, 4))
+    at_once = min(batch_size, getattr(task, "micro_batch_size", None) or batch_size)
+    step_of = partial(_step_in_two if at_once < batch_size else _step, task)
+    two, four = (memory_curve(partial(step_of, batch.first(n))) for n in (2, 4))
     with torch.no_grad():
         outputs = task.model(batch.first(2))  # type: ignore[operator]  # a task's model
-    at_once = min(batch_size, getattr(task, "micro_batch_size", None) or batch_size)
     kept = 2 * sum(_bytes_a_row(value) for value in outputs)  # embeddings of the whole batch, and their gradients
-    step = _peak_at(two, four, at_once)
-    if at_once < batch_size:  # the first part's gradients are there when the next part's activations are
-        step += (batch_size - at_once) * kept + moments // 2
+    step = _peak_at(two, four, at_once) + max(0, batch_size - 2 * at_once) * kept
     return MemoryEstimate(held, moments, step, _objective(task, outputs, batch, batch_size), batch_size)
 
 
@@ -147,6 +147,16 @@ def _peak_at(two: MemoryCurve, four: MemoryCurve, batch_size: int) -> int:
 def _step(task: pl.LightningModule, batch: ImageTextBatch) -> None:
     outputs = task.model(batch)  # type: ignore[operator]  # a task's model
     task.objective(outputs, batch).loss.backward()  # type: ignore[operator]  # a task's objective
+    for parameter in task.parameters():
+        parameter.grad = None
+
+
+def _step_in_two(task: pl.LightningModule, batch: ImageTextBatch) -> None:
+    """Of twice the batch in two micro-batches: beside the second one's activations are the first one's gradients."""
+    image, tokens, mask, concept, position = (torch.cat([column, column]) for column in batch[:5])
+    twice = ImageTextBatch(image, tokens, mask, concept, position, {})
+    outputs = in_micro_batches(task.model, twice, len(batch.image))  # type: ignore[arg-type]  # a task's model
+    task.objective(outputs, twice).loss.backward()  # type: ignore[operator]  # a task's objective
     for parameter in task.parameters():
         parameter.grad = None
 
