@@ -26,8 +26,9 @@ SHORT = (
     "--data.batch_size=8",
 )
 
-# What a CPU with two cores cannot do in a test's time is made smaller: depth, pixels, tokens, never the kind of model.
+# What takes two cores too long is made smaller: depth, width, pixels, tokens, never the kind of model.
 CLIP_TEXT = ("--model.model.text.layers=1", "--model.model.text.vocab_size=null")  # the tokenizer's 8,192
+NARROW = "--model.model.vision.timm_kwargs={depth: 1, embed_dim: 192, num_heads: 3}"
 FEWER_TASKS = ("--trainer.callbacks.0.tasks=[emoji/concepts]", "--trainer.callbacks.1.monitor=emoji/concepts/acc1")
 FEW = """
 few:
@@ -46,9 +47,9 @@ SMALLER: dict[str, tuple[str, ...]] = {
         "--model.model.vision.image_size=32",
         "--model.model.text.config.num_hidden_layers=1",
     ),
-    "vit_b32": ("--model.model.vision.image_size=64", "--model.model.vision.timm_kwargs={depth: 1}", *CLIP_TEXT),
+    "vit_b32": ("--model.model.vision.image_size=64", NARROW, *CLIP_TEXT),
     "rn50": ("--model.model.vision.image_size=32", *CLIP_TEXT),
-    "vit_l14": ("--model.model.vision.image_size=28", "--model.model.vision.timm_kwargs={depth: 1}", *CLIP_TEXT),
+    "vit_l14": ("--model.model.vision.image_size=28", NARROW, *CLIP_TEXT),
     "siglip_b16": (
         "--model.model.vision.image_size=64",
         "--model.model.vision.timm_kwargs={depth: 1}",
@@ -62,6 +63,7 @@ SMALLER: dict[str, tuple[str, ...]] = {
         *CLIP_TEXT,
     ),
     "convnext_distilbert": (
+        "--model.model.vision.name=convnext_atto",
         "--model.model.vision.image_size=32",
         "--model.model.text.config.n_layers=1",
         "--model.model.text.config.dim=96",
