@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from clipkit.tracking.comparison import Line, compared_curves
+from clipkit.tracking.history import History, read_history
 from clipkit.tracking.log_pictures import LogPictures
 from clipkit.tracking.logger import MLflowLogger
 from clipkit.tracking.redact import RedactingFilter, install_redaction
@@ -12,6 +14,8 @@ from clipkit.tracking.track_run import TrackRun
 from clipkit.tracking.track_skipped import TooManySkipped, TrackSkipped
 
 __all__ = [
+    "History",
+    "Line",
     "LogPictures",
     "MLflowLogger",
     "RedactingFilter",
@@ -19,8 +23,10 @@ __all__ = [
     "TooManySkipped",
     "TrackRun",
     "TrackSkipped",
+    "compared_curves",
     "find_spools",
     "install_redaction",
+    "read_history",
     "replay",
     "run_of_checkpoint",
 ]
