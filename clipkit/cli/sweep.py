@@ -65,7 +65,10 @@ def _train(args: argparse.Namespace, sweep: Sweep) -> int:
     with claimed(folder) as lock:
         trainings = Trainings(sweep, folder, _options(args), lock)
         with stopping(trainings):
-            session = SweepSession(trainings, open_parent(sweep, folder, args.tracking_uri), args.tracking_uri)
+            parent = open_parent(sweep, folder, args.tracking_uri)
+            if parent is not None and parent.run_id is None:
+                print("note: the tracker does not answer; runs begun now will be nobody's children.", file=sys.stderr)
+            session = SweepSession(trainings, parent, args.tracking_uri)
             code = session.run()
     if trainings.stopped is not None:
         done = f"{len(session.curves)} of {len(sweep.runs)} runs have finished"

@@ -16,8 +16,7 @@ from typing import IO, Any
 from clipkit.checkpoints import complete_checkpoints
 from clipkit.cli.explain import ConfigError
 from clipkit.cli.sweep_plan import Run, Sweep, as_yaml, words
-from clipkit.tracking import read_history
-from clipkit.tracking.history import Told
+from clipkit.tracking import Told, read_history
 from clipkit.tracking.redact import redact
 
 __all__ = ["Trainings", "claimed", "last_line", "stopping"]

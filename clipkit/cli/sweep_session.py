@@ -12,9 +12,9 @@ from clipkit.cli.explain import ConfigError, Place, did_you_mean
 from clipkit.cli.sweep_plan import Run
 from clipkit.cli.sweep_report import lines, to_table, write_report
 from clipkit.cli.sweep_run import Trainings, last_line
-from clipkit.cli.sweep_tracking import child_words
-from clipkit.tracking import MLflowLogger
-from clipkit.tracking.history import Curve, Told
+from clipkit.cli.sweep_tracking import child_words, closing_lines
+from clipkit.tracking import MLflowLogger, Told
+from clipkit.tracking.history import Curve
 
 __all__ = ["SweepSession"]
 
@@ -106,7 +106,7 @@ class SweepSession:
         if self.trainings.stopped is not None:
             self.parent.mark_killed()
         self.parent.finalize("success" if well else "failed")
-        for line in self.parent.closing_lines():
+        for line in closing_lines(self.parent, self.trainings.folder):
             _say(line)
 
 

@@ -9,16 +9,16 @@ from typing import Any
 
 from clipkit.cli.sweep_plan import Run, Sweep, as_yaml
 from clipkit.tracking import MLflowLogger, find_spools
-from clipkit.tracking.destination import absolute_uri
+from clipkit.tracking.destination import absolute_uri, is_local
 from clipkit.tracking.redact import redact
 from clipkit.tracking.spool import Spool
 
-__all__ = ["child_words", "open_parent"]
+__all__ = ["child_words", "closing_lines", "open_parent"]
 
 MLFLOW = "clipkit.tracking.MLflowLogger"
 PARENT = "mlflow.parentRunId"
-PATIENCE = 60.0
-"""Seconds in which the parent run is to exist; the first SQLite file and MLflow's import take 10 on two cores."""
+PATIENCE = {"file": 60.0, "server": 15.0}
+"""Seconds in which the parent run is to exist; MLflow's import and its first SQLite file take 10 on two idle cores."""
 
 
 def open_parent(sweep: Sweep, folder: Path, uri: str) -> MLflowLogger | None:
@@ -43,10 +43,18 @@ def open_parent(sweep: Sweep, folder: Path, uri: str) -> MLflowLogger | None:
     parent = MLflowLogger(**given, run_name=sweep.path.stem, run_id=earlier, save_dir=str(home), system_metrics=False)
     parent.log_hyperparams(sweep.values)
     parent.log_text(sweep.path.read_text(encoding="utf-8"), "sweep.yaml")
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + PATIENCE["file" if is_local(given["tracking_uri"]) else "server"]
     while parent.run_id is None and time.monotonic() < deadline:
         time.sleep(0.1)
     return parent
+
+
+def closing_lines(parent: MLflowLogger, folder: Path) -> list[str]:
+    """What to tell the user at the end: how to see the sweep, or how to send what could not be sent."""
+    waiting = sum(Spool(spool).left() for spool in find_spools(folder))
+    if not waiting:
+        return parent.closing_lines()
+    return [f"{waiting} records have not reached the tracker; to send them:", f"clipkit replay {folder}"]
 
 
 def child_words(run: Run, home: Path, uri: str, parent: MLflowLogger | None) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipkit.tracking.comparison import Line, compared_curves
-from clipkit.tracking.history import History, read_history
+from clipkit.tracking.history import History, Told, read_history
 from clipkit.tracking.log_pictures import LogPictures
 from clipkit.tracking.logger import MLflowLogger
 from clipkit.tracking.redact import RedactingFilter, install_redaction
@@ -20,6 +20,7 @@ __all__ = [
     "MLflowLogger",
     "RedactingFilter",
     "Replayed",
+    "Told",
     "TooManySkipped",
     "TrackRun",
     "TrackSkipped",

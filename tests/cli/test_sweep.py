@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from clipkit.checkpoints import DurableCheckpointIO
+from clipkit.cli import sweep_tracking
 from clipkit.cli.explain import ConfigError
 from clipkit.cli.main import main
 from clipkit.cli.sweep_plan import read_sweep
 from clipkit.cli.sweep_run import Trainings, claimed, last_line, stopping
-from clipkit.tracking import History
+from clipkit.tracking import History, journal
 
 TEXT = """
 base: base.yaml
@@ -177,6 +178,18 @@ def test_runs_are_children_of_one_parent_over_restarts(sweep, trained, capsys):
     kept = {file.path for file in client.list_artifacts(parents[0])}
     assert kept == {"comparison.png", "points.csv", "summary.csv", "sweep.yaml"}
     assert client.get_run(parents[0]).data.params["settings.slow.model.lr"] == "0.25"
+
+
+def test_a_tracker_that_is_away_stops_nothing(sweep, trained, capsys, monkeypatch):
+    Path("base.yaml").write_text(Path("base.yaml").read_text().replace("logger: false", "logger: true"))
+    monkeypatch.setitem(sweep_tracking.PATIENCE, "server", 0.1)
+    monkeypatch.setattr(journal, "_PATIENCE", 0.1)
+    assert main(["sweep", "-c", sweep, "--tracking-uri", "http://127.0.0.1:9"]) == 0
+    out, err = capsys.readouterr()
+    assert "the tracker does not answer" in err
+    assert re.search(r"^\d+ records have not reached the tracker; to send them:\nclipkit replay sweeps/try$", out, re.M)
+    assert trained.runs == ALL
+    assert '"tags": {}' in trained.asked[0][1][0]
 
 
 def test_a_logger_of_one_s_own_stays_and_gets_the_parent(sweep, trained):
