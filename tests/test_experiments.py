@@ -10,8 +10,9 @@ import torch
 import yaml
 
 import clipkit
-from clipkit.cli.config import load_experiment, shipped_experiments
+from clipkit.cli.config import load_experiment, shipped_experiments, shipped_sweeps
 from clipkit.cli.main import main
+from clipkit.cli.sweep_plan import read_sweep
 
 SHORT = (
     "--trainer.max_steps=1",
@@ -111,6 +112,30 @@ def test_one_step_checkpoint_load_evaluate(
     assert main(command) == 0
     results = json.loads(Path("out.json").read_text(encoding="utf-8"))
     assert 0 <= results["few"]["acc1"] <= results["few"]["acc5"] <= 1
+
+
+@pytest.mark.parametrize("name", shipped_sweeps())
+def test_a_sweep_says_what_to_expect(name: str) -> None:
+    lines = shipped_sweeps()[name].read_text(encoding="utf-8").splitlines()
+    head = [line for line in lines if line.startswith("#")]
+    assert any(f"clipkit sweep -c {name}" in line for line in head)
+    assert any(line.startswith("# Hardware:") for line in head)
+    assert any(line.startswith("# Expect") for line in head)
+
+
+def test_the_sweep_of_objectives_changes_the_objective_and_the_batches_alone() -> None:
+    sweep = read_sweep("objectives")  # which checks every run
+    assert len(sweep.runs) == len({run.key for run in sweep.runs}) == 4 * 3
+    configs = {run.setting: run.config for run in sweep.runs}
+    plain, sigmoid, multi, distinct = configs.values()
+    names = [config["model"]["objective"]["class_path"].split(".")[-1] for config in configs.values()]
+    assert names == ["InfoNCE", "Sigmoid", "InfoNCE", "InfoNCE"]
+    batches = [(config["data"].pop("concept"), config["data"].pop("distinct_concepts")) for config in configs.values()]
+    assert batches == [("row", False), ("row", False), ("concept", False), ("concept", True)]
+    assert plain == multi == distinct
+    for config in (plain, sigmoid):
+        del config["model"]["objective"], config["model"]["model"]["head"]
+    assert plain == sigmoid
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -37,7 +37,11 @@ def test_the_wheel_holds_code_data_and_experiments(wheel, root):
         for path in folder.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    experiments = {f"clipkit/experiments/{path.name}" for path in (root / "experiments").glob("*.yaml")}
+    experiments = {
+        f"clipkit/experiments/{path.relative_to(root / 'experiments').as_posix()}"
+        for path in (root / "experiments").glob("**/*.yaml")
+    }
+    assert "clipkit/experiments/sweeps/objectives.yaml" in experiments
     assert "clipkit/py.typed" in files
     assert "clipkit/data/assets/emoji/emoji.parquet" in files
     assert experiments
@@ -60,7 +64,9 @@ def test_the_version_is_said_once(root, wheel):
 
 def test_no_file_names_a_package_registry(root):
     hosts = re.compile(r"p[y]pi\.org|python[h]osted|npm[j]s\.(org|com)|deb\.d[e]bian")
-    texts = [path for pattern in ("*", "docs/**/*", "clipkit/**/*.py", "experiments/*") for path in root.glob(pattern)]
+    texts = [
+        path for pattern in ("*", "docs/**/*", "clipkit/**/*.py", "experiments/**/*") for path in root.glob(pattern)
+    ]
     assert [path for path in texts if path.is_file() and hosts.search(path.read_text(errors="ignore"))] == []
 
 

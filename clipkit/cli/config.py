@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from clipkit.cli.document import read_document, shown
+from clipkit.cli.document import read_document
 from clipkit.cli.explain import ConfigError, Keys, Place, nearest
 from clipkit.cli.merge import Merged, merge, place_of
-from clipkit.cli.overrides import COMMAND_LINE, SECTIONS, parse_overrides
+from clipkit.cli.overrides import COMMAND_LINE, SECTIONS, Override, parse_overrides
 from clipkit.cli.trust import Trust
 
 if TYPE_CHECKING:
@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
     from clipkit.cli.assembly import Assembled, Assembly, DefaultLogger
 
-__all__ = ["Experiment", "find_experiment", "load_experiment", "shipped_experiments"]
+__all__ = [
+    "Experiment",
+    "find_experiment",
+    "find_file",
+    "load_experiment",
+    "shipped_experiments",
+    "shipped_sweeps",
+]
 
 DEFAULT_CLASSES = {"model": "clipkit.tasks.ContrastiveTask", "data": "clipkit.data.CaptionDataModule"}
 """The class of a section that names none."""
@@ -85,18 +92,24 @@ class Experiment:
         return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120))
 
 
-def load_experiment(files: Sequence[str], overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> Experiment:
+def load_experiment(
+    files: Sequence[str],
+    overrides: Sequence[str] = (),
+    trust: Sequence[str] = (),
+    changes: Sequence[Override] = (),
+) -> Experiment:
     """Read, merge and check an experiment; nothing is built.
 
     Args:
         files: Paths or names of shipped experiments, merged in order.
         overrides: What is left of the command line: ``--data.batch_size=64``, ``--data.batch_size 64`` or no dashes.
         trust: Modules whose classes may be named besides clipkit's, torch's and Lightning's.
+        changes: Overrides that were read elsewhere; those of the command line come after them.
 
     Raises:
         ConfigError: For the first mistake, with key, file and line.
     """
-    changes = parse_overrides(overrides)
+    changes = [*changes, *parse_overrides(overrides)]
     if not files:
         shipped = ", ".join(shipped_experiments())
         raise ConfigError(f"-c FILE is missing: a path, or a shipped experiment: {shipped or 'there is none'}.")
@@ -114,25 +127,53 @@ def find_experiment(name: str) -> Path:
     Raises:
         ConfigError: Naming the nearest there is.
     """
-    path = Path(name).expanduser()
+    return find_file(name, "experiment", shipped_experiments(), "-c ", COMMAND_LINE)
+
+
+def find_file(
+    name: str, kind: str, shipped: dict[str, Path], said: str, place: Place | None, folder: Path | None = None
+) -> Path:
+    """Return a file that is given by its path or by the name of a shipped one.
+
+    Args:
+        name: As it was given.
+        kind: What it is of, for the error.
+        shipped: Name to file.
+        said: What stands before the name where it was given.
+        place: Where that is.
+        folder: What a path starts from; the working folder by default.
+
+    Raises:
+        ConfigError: Naming the nearest there is.
+    """
+    given = Path(name).expanduser()
+    path = (folder or Path()) / given
     if path.is_file():
         return path
-    shipped = shipped_experiments()
     if name in shipped:
         return shipped[name]
-    beside = {found.stem: shown(found) for found in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
+    beside = {file.stem: str(given.with_name(file.name)) for file in path.parent.glob("*.y*ml")} if given.name else {}
     near = beside.get(nearest(path.stem, beside) or "") or nearest(path.stem, shipped)
-    hint = f"Did you mean -c {near}?" if near else f"The shipped ones are {', '.join(shipped)}."
-    raise ConfigError(f"-c {name}: there is no such file and no shipped experiment of that name. {hint}", COMMAND_LINE)
+    hint = f"Did you mean {said}{near}?" if near else f"The shipped ones are {', '.join(shipped)}."
+    message = f"{said}{name}: there is no such file and no shipped {kind} of that name. {hint}"
+    raise ConfigError(message, place)
 
 
 def shipped_experiments() -> dict[str, Path]:
     """Return name to file: of the checkout this package lies in, else of the installed package."""
+    return {path.stem: path for path in sorted(_experiments().glob("*.yaml"))}
+
+
+def shipped_sweeps() -> dict[str, Path]:
+    """Return name to file, as of experiments."""
+    return {path.stem: path for path in sorted((_experiments() / "sweeps").glob("*.yaml"))}
+
+
+def _experiments() -> Path:
     package = Path(__file__).resolve().parents[1]
     folders = (package.parent / "experiments", package / "experiments")
     # A checkout is known by its project file, for an installed package lies beside others' folders.
-    folder = folders[0] if (package.parent / "pyproject.toml").is_file() else folders[1]
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return folders[0] if (package.parent / "pyproject.toml").is_file() else folders[1]
 
 
 def _check(merged: Merged, files: Sequence[Path], trust: Trust) -> Experiment:

@@ -13,6 +13,8 @@ from clipkit.cli.explain import ConfigError, Keys, Place, dotted
 
 __all__ = ["Document", "parse_scalar", "read_document", "shown"]
 
+EXPERIMENT = "an experiment is a mapping with the sections model, data and trainer"
+
 MOST_NODES = 100_000
 """A file that unfolds into more than this through its aliases is not an experiment."""
 
@@ -59,8 +61,12 @@ def shown(path: Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
-def read_document(path: Path) -> Document:
+def read_document(path: Path, form: str = EXPERIMENT) -> Document:
     """Read an experiment's file.
+
+    Args:
+        path: The file.
+        form: What is expected in it, for an error's message.
 
     Raises:
         ConfigError: With line and column, for what is no YAML, no mapping, has a key twice or keys with tabs.
@@ -73,11 +79,10 @@ def read_document(path: Path) -> Document:
         raise ConfigError(f"cannot be read: {reason}.", Place(name)) from error
     root = _compose(text, name)
     if root is None:
-        raise ConfigError("is empty; an experiment has at least the section `model`.", Place(name))
+        raise ConfigError(f"is empty; {form}.", Place(name))
     if not isinstance(root, yaml.MappingNode):
         kind = "a list" if isinstance(root, yaml.SequenceNode) else "a single value"
-        message = f"is {kind}; an experiment is a mapping with the sections model, data and trainer."
-        raise ConfigError(message, Place(name, root.start_mark.line + 1))
+        raise ConfigError(f"is {kind}; {form}.", Place(name, root.start_mark.line + 1))
     reader = _Reader(name)
     values = reader.read(root, (), ())
     return Document(values, {(): Place(name), **reader.places})

@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     uri = "the MLflow server or SQLite file that tracks the run (default: sqlite:///mlflow.db)"
     parser.add_argument("--tracking-uri", metavar="URI", default="sqlite:///mlflow.db", help=uri)
     parser.add_argument("--resume", metavar="CHECKPOINT|auto", help=resume)
+    lines = "append every metric to this file, one step a line of JSON, with the images seen until then"
+    parser.add_argument("--metrics", metavar="FILE", help=lines)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +106,8 @@ def _train(args: argparse.Namespace, experiment: Experiment) -> int:
         callbacks, writer = session.default_callbacks(experiment), DurableCheckpointIO(experiment.name)
         task, data, trainer = experiment.build(callbacks, tracker, writer)
         session.warn_of_unsaved_epochs(trainer)
+        if args.metrics:
+            session.keep_history(trainer, data, args.metrics)
         start = session.newest(trainer, experiment.name) if args.resume == "auto" else args.resume
         if start:
             session.continue_run(trainer, start)

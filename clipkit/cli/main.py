@@ -18,6 +18,7 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "fit": "train an experiment",
+    "sweep": "train an experiment in several settings and seeds, and compare them",
     "validate": "run an experiment's validation, on a checkpoint too",
     "evaluate": "measure a checkpoint on tasks",
     "data": "build or check data sets",

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from clipkit.cli.document import Document
 from clipkit.cli.explain import ConfigError, Keys, Place, did_you_mean, dotted, quoted
-from clipkit.cli.overrides import COMMAND_LINE, Override
+from clipkit.cli.overrides import Override
 
 __all__ = ["Merged", "Replaced", "merge", "place_of"]
 
@@ -107,35 +107,36 @@ def _note_replaced(node: Any, addition: Any, keys: Keys, merged: Merged) -> None
 
 
 def _apply(config: DictConfig, override: Override, merged: Merged) -> None:
-    keys, value = override
-    node = _make_way(config, keys, merged.places)
+    keys, value, place = override
+    node = _make_way(config, override, merged.places)
     addition: Any = value
     for key in reversed(keys):
         addition = {key: addition}
     _note_replaced(config, addition, (), merged)
     both = isinstance(node, DictConfig) and isinstance(value, dict)
-    with _explained({(): COMMAND_LINE}):
+    with _explained({(): place}):
         OmegaConf.update(config, dotted(keys), value, merge=both, force_add=True)
     if not both:
         for known in [known for known in merged.places if known[: len(keys)] == keys]:
             del merged.places[known]
-    merged.places[keys] = COMMAND_LINE
-    merged.places.update({(*keys, *inner): COMMAND_LINE for inner in _inner_keys(value)})
+    merged.places[keys] = place
+    merged.places.update({(*keys, *inner): place for inner in _inner_keys(value)})
 
 
-def _make_way(config: DictConfig, keys: Keys, places: Mapping[Keys, Place]) -> Any:
+def _make_way(config: DictConfig, override: Override, places: Mapping[Keys, Place]) -> Any:
     """Return what stands at a key now; refuse a key below a plain value, or outside a list by more than one."""
     node: Any = config
+    keys = override.keys
     for depth, key in enumerate(keys):
         above = dotted(keys[:depth])
         if isinstance(node, ListConfig) and not (key.isdecimal() and int(key) <= len(node)):
             items = f"items 0 to {len(node) - 1}" if len(node) else "no items"
-            raise ConfigError(f"{dotted(keys)}: {above} is a list with {items}.", COMMAND_LINE)
+            raise ConfigError(f"{dotted(keys)}: {above} is a list with {items}.", override.place)
         if isinstance(node, ListConfig) and int(key) == len(node):
             node.append({} if depth < len(keys) - 1 else None)  # one past the end makes a new item
         if node is not None and not isinstance(node, Node) and node._value() is not None:
             plain = f"{quoted(node._value())} ({place_of(keys[:depth], places)})"
-            raise ConfigError(f"{dotted(keys)}: {above} is {plain}, with nothing below it.", COMMAND_LINE)
+            raise ConfigError(f"{dotted(keys)}: {above} is {plain}, with nothing below it.", override.place)
         node = _child(node, key)
     return node
 

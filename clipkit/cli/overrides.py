@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from clipkit.cli.document import parse_scalar
 from clipkit.cli.explain import ConfigError, Keys, Place, did_you_mean
 
-__all__ = ["COMMAND_LINE", "SECTIONS", "Override", "parse_overrides"]
+__all__ = ["COMMAND_LINE", "SECTIONS", "Override", "parse_overrides", "split_key"]
 
 COMMAND_LINE = Place("command line")
 
@@ -23,15 +23,17 @@ _KEY = re.compile(r"(?P<dashes>--)?(?P<key>[A-Za-z_][\w-]*(?:\.[\w-]+)*)(?:=(?P<
 
 
 class Override(NamedTuple):
-    """One value given on the command line.
+    """One value that takes the place of what the files say.
 
     Attributes:
         keys: Where it goes; an index for an item of a list.
         value: The value, read as YAML.
+        place: Where it was written.
     """
 
     keys: Keys
     value: Any
+    place: Place = COMMAND_LINE
 
 
 def parse_overrides(words: Sequence[str]) -> list[Override]:
@@ -53,10 +55,13 @@ def parse_overrides(words: Sequence[str]) -> list[Override]:
             if not rest or rest[0].startswith("--"):
                 raise ConfigError(f"{word} needs a value: {word}=VALUE.", COMMAND_LINE)
             value = rest.pop(0)
-        # init_args may be written or left out, as in a file
-        keys = tuple(part for part in match["key"].split(".") if part != "init_args")
-        overrides.append(Override(keys, parse_scalar(value)))
+        overrides.append(Override(split_key(match["key"]), parse_scalar(value)))
     return overrides
+
+
+def split_key(key: str) -> Keys:
+    """Take a dotted key apart; ``init_args`` may be written in it or left out, as in a file."""
+    return tuple(part for part in key.split(".") if part != "init_args")
 
 
 def _refuse_unknown(key: str, word: str) -> None:

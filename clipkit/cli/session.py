@@ -35,7 +35,15 @@ from clipkit.cli.config import Experiment
 from clipkit.cli.explain import ConfigError
 from clipkit.data import TooManyUnusable
 from clipkit.evaluation.report import to_table
-from clipkit.tracking import LogPictures, TooManySkipped, TrackRun, TrackSkipped, install_redaction, run_of_checkpoint
+from clipkit.tracking import (
+    History,
+    LogPictures,
+    TooManySkipped,
+    TrackRun,
+    TrackSkipped,
+    install_redaction,
+    run_of_checkpoint,
+)
 from clipkit.tracking.redact import environment_secrets, redact, secrets_in
 from clipkit.types import ArgumentError
 
@@ -45,6 +53,7 @@ __all__ = [
     "default_callbacks",
     "ended_well",
     "hide_secrets",
+    "keep_history",
     "newest",
     "quiet",
     "warn_of_unsaved_epochs",
@@ -117,6 +126,18 @@ def newest(trainer: pl.Trainer, experiment: str) -> str | None:
     last = max(found, key=lambda one: one.time)
     _say(f"note: going on from {_near(last.path)}, step {last.step}.")
     return str(last.path)
+
+
+def keep_history(trainer: pl.Trainer, data: pl.LightningDataModule, file: str) -> None:
+    """Have every metric written to a file, beside whatever else logs.
+
+    Raises:
+        ArgumentError: For a data module that does not say how many images a step takes.
+    """
+    if not hasattr(data, "batch_size"):
+        raise ArgumentError("--metrics", f"images cannot be counted, since {type(data).__name__} has no batch_size.")
+    effective = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    trainer.loggers = [*trainer.loggers, History(file, effective)]
 
 
 def warn_of_unsaved_epochs(trainer: pl.Trainer) -> None:
@@ -200,7 +221,8 @@ def _again(args: Namespace, checkpoint: Path | None) -> str:
         words += ["-c", file]
     for module in args.trust:
         words += ["--trust", module]
-    words += [*args.overrides, "--tracking-uri", args.tracking_uri, "--resume"]
+    words += [*args.overrides, "--tracking-uri", args.tracking_uri]
+    words += ["--metrics", args.metrics, "--resume"] if args.metrics else ["--resume"]
     words.append("auto" if checkpoint is None else _near(checkpoint))
     return str(redact(shlex.join(words)))  # the terminal may be a file that others read
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from clipkit.tracking.comparison import Line, compared_curves
+from clipkit.tracking.history import History, Told, read_history
 from clipkit.tracking.log_pictures import LogPictures
 from clipkit.tracking.logger import MLflowLogger
 from clipkit.tracking.redact import RedactingFilter, install_redaction
@@ -12,15 +14,20 @@ from clipkit.tracking.track_run import TrackRun
 from clipkit.tracking.track_skipped import TooManySkipped, TrackSkipped
 
 __all__ = [
+    "History",
+    "Line",
     "LogPictures",
     "MLflowLogger",
     "RedactingFilter",
     "Replayed",
+    "Told",
     "TooManySkipped",
     "TrackRun",
     "TrackSkipped",
+    "compared_curves",
     "find_spools",
     "install_redaction",
+    "read_history",
     "replay",
     "run_of_checkpoint",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from clipkit.cli.config import find_experiment, load_experiment, shipped_experiments
+from clipkit.cli.config import find_experiment, load_experiment, shipped_experiments, shipped_sweeps
 from clipkit.cli.explain import ConfigError
 from clipkit.cli.main import main
 
@@ -27,9 +27,12 @@ def test_an_installed_package_brings_its_own(own_folder, monkeypatch):
     (own_folder / "site" / "experiments").mkdir()  # of another package
     (own_folder / "site" / "experiments" / "other.yaml").touch()
     (folder / "mine.yaml").touch()
+    (folder / "sweeps").mkdir()
+    (folder / "sweeps" / "all.yaml").touch()
     monkeypatch.setattr("clipkit.cli.config.__file__", str(folder.parent / "cli" / "config.py"))
     assert find_experiment("mine") == folder / "mine.yaml"
     assert list(shipped_experiments()) == ["mine"]
+    assert shipped_sweeps() == {"all": folder / "sweeps" / "all.yaml"}
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
         ("a: b: c\n", "a.yaml, line 1: column 5: a colon where no key can stand"),
         ("a: [1\nb: 2\n", "a.yaml, line 2: column 2: expected ',' or ']', but got ':'."),
         ("a\nb: 1\n", "a.yaml, line 2: column 2: "),
-        ("", "a.yaml: is empty; an experiment has at least the section `model`."),
+        ("", "a.yaml: is empty; an experiment is a mapping"),
         ("# nothing\n", "a.yaml: is empty"),
         ("- a\n", "a.yaml, line 1: is a list; an experiment is a mapping"),
         ("hello\n", "a.yaml, line 1: is a single value; an experiment is a mapping"),

@@ -63,7 +63,7 @@ def test_without_a_word_it_helps(capsys):
     [
         (["ftt"], "there is no command ftt. Did you mean fit?"),
         (["evalute", "x"], "there is no command evalute. Did you mean evaluate?"),
-        (["zzz"], "There are bench, data, evaluate, fit, replay, validate."),
+        (["zzz"], "There are bench, data, evaluate, fit, replay, sweep, validate."),
         (["--versoin"], "--versoin is not known; did you mean --version?"),
         (["evaluate", "--taks", "x"], "--taks is not known; did you mean --tasks?"),
         (["evaluate", "x"], "required: --tasks"),
@@ -77,6 +77,9 @@ def test_without_a_word_it_helps(capsys):
         (["fit", "--conf", "x"], "--conf is not known"),
         (["fit", "--modle.lr=3"], "--modle.lr is not known. Did you mean --model.lr?"),
         (["fit", "-c", "emoji", "--data.batch_size"], "--data.batch_size needs a value"),
+        (["sweep"], "-c FILE is missing: a path, or a shipped sweep: objectives"),
+        (["sweep", "-c", "objectves"], "no shipped sweep of that name. Did you mean -c objectives?"),
+        (["sweep", "-c", "objectives", "--modle.lr=3"], "--modle.lr is not known. Did you mean --model.lr?"),
         (["validate", "--checkpoint", "none.ckpt"], "--checkpoint none.ckpt: there is no such file"),
     ],
 )
