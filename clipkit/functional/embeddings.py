@@ -29,12 +29,14 @@ def effective_rank(x: Tensor) -> Tensor:
         x: (B, D); its mean row is taken off.
 
     Returns:
-        Scalar between 1 and min(B, D).
+        Scalar between 1 and min(B, D); NaN where an entry is not finite, which the decomposition itself refuses.
     """
-    values = torch.linalg.svdvals(x.float() - x.float().mean(0))
+    finite = x.isfinite().all()
+    x = x.float().nan_to_num()
+    values = torch.linalg.svdvals(x - x.mean(0))
     share = values / values.sum().clamp(min=1e-12)
-    entropy: Tensor = torch.special.entr(share).sum()
-    return entropy.exp()
+    entropy = torch.special.entr(share).sum()
+    return torch.where(finite, entropy.exp(), torch.nan)
 
 
 def in_batch_accuracy(image: Tensor, text: Tensor, concept: Tensor) -> Tensor:

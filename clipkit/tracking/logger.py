@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import difflib
 import logging
 import shlex
 import sys
@@ -264,6 +265,10 @@ def _check_uri(uri: str) -> None:
             f"{redact(uri)!r} is a folder, which MLflow 3 no longer writes to; give an SQLite file "
             "(sqlite:///mlflow.db) or a server (http://HOST:PORT)",
         )
+    known = ["http", "https", "databricks", "sqlite", "postgresql", "mysql", "mssql"]
+    near = difflib.get_close_matches(scheme.partition("+")[0], known, n=1, cutoff=0.7)
+    if near and scheme.partition("+")[0] not in known:  # others are plug-ins' own
+        raise ArgumentError("tracking_uri", f"MLflow knows no {scheme}://; did you mean {near[0]}://?")
 
 
 def _without_user(uri: str) -> str:

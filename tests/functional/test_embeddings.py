@@ -48,6 +48,12 @@ def test_effective_rank_of_one_point_is_finite():
     assert float(effective_rank(torch.ones(4, 3))) == pytest.approx(1)
 
 
+def test_effective_rank_of_what_is_not_finite_is_nan():
+    x = torch.ones(4, 3)
+    x[1, 1] = torch.nan
+    assert effective_rank(x).isnan()
+
+
 def test_in_batch_accuracy_row_by_row(sides):
     image, text = sides
     hits = [CONCEPTS[max(range(8), key=lambda j, a=a: float(a @ text[j]))] == CONCEPTS[i] for i, a in enumerate(image)]

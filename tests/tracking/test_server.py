@@ -527,3 +527,11 @@ def test_a_folder_is_no_tracking_uri():
     for uri in ("./mlruns", "file:///x", "mlruns", "C:/x"):
         with pytest.raises(ArgumentError, match=r"sqlite:///mlflow\.db"):
             MLflowLogger(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "meant"), [("htp://host:5000", "http"), ("sqlit:///a.db", "sqlite"), ("mysq+x://a", "mysql")]
+)
+def test_a_slip_in_the_scheme_is_told(uri, meant):
+    with pytest.raises(ArgumentError, match=f"did you mean {meant}://"):
+        MLflowLogger(uri)
