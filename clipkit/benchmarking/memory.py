@@ -23,9 +23,7 @@ from clipkit.types import ImageTextBatch
 __all__ = ["MemoryCurve", "MemoryEstimate", "estimate_memory", "memory_curve", "peak_memory"]
 
 MOST_PAIRS = 1024
-"""The objective is measured up to this batch, and grows with its square beyond, up to where a loss goes in strips."""
-IN_STRIPS = 2048
-"""From here on the objective is measured at this batch and half as much again, and what it grows by is gone on with."""
+"""The objective is measured up to this batch; of a larger one two sizes beyond tell how it grows."""
 
 
 class MemoryCurve(NamedTuple):
@@ -162,10 +160,9 @@ def _step_in_two(task: pl.LightningModule, batch: ImageTextBatch) -> None:
 
 
 def _objective(task: pl.LightningModule, outputs: Any, batch: ImageTextBatch, batch_size: int) -> int:
-    if batch_size <= IN_STRIPS:
-        rows = min(batch_size, MOST_PAIRS)
-        return int(_objective_at(task, outputs, batch, rows) * (batch_size / rows) ** 2)
-    less, more = IN_STRIPS + IN_STRIPS // 4, 2 * IN_STRIPS
+    if batch_size <= MOST_PAIRS:
+        return _objective_at(task, outputs, batch, batch_size)
+    less, more = 5 * MOST_PAIRS // 2, 4 * MOST_PAIRS
     first, second = (_objective_at(task, outputs, batch, rows) for rows in (less, more))
     power = 2 if second > first * (more / less) ** 1.5 else 1  # of a loss that is not clipkit's own
     slope = (second - first) / (more**power - less**power)

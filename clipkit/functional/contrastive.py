@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from clipkit.functional.strips import STRIP, negatives_logsumexp, softplus_exact
+from clipkit.functional.strips import AT_ONCE, negatives_logsumexp, softplus_exact
 
 __all__ = ["info_nce", "info_nce_rows", "positives", "similarities"]
 
@@ -66,7 +66,7 @@ def info_nce_rows(
         Scalar.
     """
     concepts = None if concept is None or all_concepts is None else (concept, all_concepts)
-    if tile is None and len(image) * len(text) <= STRIP:
+    if tile is None and len(image) * len(text) <= AT_ONCE:
         return _at_once(image, text, logit_scale, concepts, offset, join or _alone)
     return _in_strips(image, text, logit_scale, concepts, offset, join or _alone, tile)
 

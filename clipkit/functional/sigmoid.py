@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from clipkit.functional.contrastive import positives, similarities
-from clipkit.functional.strips import STRIP, pair_losses
+from clipkit.functional.strips import AT_ONCE, pair_losses
 
 __all__ = ["sigmoid_loss", "sigmoid_loss_rows"]
 
@@ -54,7 +54,7 @@ def sigmoid_loss_rows(
     shares over ranks is the loss of the whole batch.
     """
     concepts = None if concept is None or all_concepts is None else (concept, all_concepts)
-    if tile is not None or len(image) * len(text) > STRIP:
+    if tile is not None or len(image) * len(text) > AT_ONCE:
         return pair_losses(image, text, logit_scale, logit_bias, concepts, offset, tile) / len(image)
     if concepts is None:
         every = torch.arange(len(text), device=text.device)

@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-__all__ = ["STRIP", "negatives_logsumexp", "pair_losses", "strip_rows"]
+__all__ = ["AT_ONCE", "STRIP", "negatives_logsumexp", "pair_losses", "strip_rows"]
 
+AT_ONCE = 2**20
+"""Similarities that are not worth splitting: fewer operations, and as much time as a CPU takes in strips."""
 STRIP = 2**22
 """Similarities in a strip whose rows are not said: 16 MiB in fp32, which caches still hold."""
 
