@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import platform
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,7 @@ def measure_overhead(args: argparse.Namespace) -> dict[str, Any]:
 
     _at_least(args, 1, "rounds", "steps")
     quiet()
+    warnings.filterwarnings("ignore", ".*have no `val_dataloader`.*")
     with tempfile.TemporaryDirectory() as folder:
         plain = [
             f"--trainer.default_root_dir={folder}",
