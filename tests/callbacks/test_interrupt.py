@@ -53,7 +53,7 @@ def test_says_where_nothing_could_be_written(fit: Fit, monkeypatch: pytest.Monke
 
     saved = interrupted().checkpoint
     before = saved.read_bytes()
-    monkeypatch.setattr("clipkit.checkpoints._written", full)
+    monkeypatch.setattr("clipkit.checkpoints.files._written", full)
     assert interrupted().checkpoint is None  # though one of an earlier interruption is there
     assert saved.read_bytes() == before
 
