@@ -52,6 +52,7 @@ __all__ = [
 OUT_OF_MEMORY = """out of memory. What takes least away, first:
   --data.batch_size={smaller}                       fewer images a step on each device (negatives too)
   --trainer.precision=bf16-mixed               half the activations
+  --model.model.vision.gradient_checkpointing=true  the same gradients; blocks are computed twice (text too)
   --model.model.vision.image_size=SMALLER      fewer pixels
   --model.model.text.context_length=SMALLER    fewer tokens
   --model.trainable.vision=none                no activations or gradients kept for that tower
@@ -69,6 +70,7 @@ def quiet() -> None:
         ".*number of training batches.*smaller than the logging interval.*",
         ".*lr_scheduler.step.*before.*optimizer.step.*",
         ".*weights_only.*",
+        ".*WeightAveraging callback with a model that overrides.*",  # FSDP2 alone does anything there
     ):
         warnings.filterwarnings("ignore", message)
 
