@@ -1,4 +1,4 @@
-"""How ranks share a model: fully sharded, where one copy a device is too much; plain copies are Lightning's ``ddp``."""
+"""How ranks share a model, and its batch norms, where Lightning's own ways do not do; plain copies are its ``ddp``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import Tensor
+from timm.layers.norm_act import convert_sync_batchnorm
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.constants import default_pg_timeout
@@ -21,7 +23,7 @@ from torch.utils._pytree import tree_map_only
 
 from clipkit.checkpoints import is_damaged, is_sharded, partial_of, publish_folder
 
-__all__ = ["FSDP2"]
+__all__ = ["FSDP2", "SyncBatchNorm"]
 
 log = logging.getLogger("clipkit")
 
@@ -124,6 +126,23 @@ class FSDP2(ModelParallelStrategy):
         if isinstance(value, DTensor):
             value = value.full_tensor()  # every rank takes part
         return value.cpu() if self.is_global_zero else None
+
+
+class SyncBatchNorm(TorchSyncBatchNorm):
+    """What ``trainer.sync_batchnorm: true`` stands for: batch norms that see the batch of all devices.
+
+    By timm's conversion: torch's, which Lightning uses, leaves the activation out that EfficientNets and many others
+    have in their norms, with no word of it. On one device and in evaluation it is a plain batch norm.
+    """
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Convert in place."""
+        converted: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # it has no types
+        return converted
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Leave it: what torch makes of it in turn would have lost the same."""
+        return model
 
 
 def _shared_out(state: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:

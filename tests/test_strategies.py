@@ -13,6 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
@@ -20,9 +21,11 @@ from torch.utils.data import DataLoader
 import clipkit
 from clipkit.callbacks import Health, RandomState
 from clipkit.checkpoints import DurableCheckpointIO, complete_checkpoints, consolidate, publish_folder
+from clipkit.cli.config import load_experiment
 from clipkit.objectives import InfoNCE
-from clipkit.strategies import FSDP2
+from clipkit.strategies import FSDP2, SyncBatchNorm
 from clipkit.tasks import ContrastiveTask
+from clipkit.towers import TimmTower
 from clipkit.types import ArgumentError
 
 ROWS, BATCHES = 8, 3
@@ -301,3 +304,22 @@ def full_at_the_second(publish):
         publish(*arguments)
 
     return publish_or_refuse
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "test_efficientnet"])
+def test_synchronised_batch_norms_keep_their_activations(name):
+    """Two ranks need GPUs for it; alone and in evaluation it is the plain norm."""
+    torch.manual_seed(0)
+    tower = TimmTower(name, image_size=32)
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    other = SyncBatchNorm().apply(copy.deepcopy(tower))
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in other.modules())
+    for training in (False, True):
+        torch.testing.assert_close(other.train(training)(images).pooled, tower.train(training)(images).pooled)
+    assert other.state_dict().keys() == tower.state_dict().keys()
+    assert SyncBatchNorm().revert(other) is other
+
+
+def test_the_trainers_flag_takes_them():
+    trainer = load_experiment(["emoji"], ["--trainer.sync_batchnorm=true", "--trainer.accelerator=cpu"]).build().trainer
+    assert type(trainer._accelerator_connector._layer_sync) is SyncBatchNorm

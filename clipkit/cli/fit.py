@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: For the first mistake in the experiment, or a checkpoint that is not there.
     """
-    if args.resume not in (None, "auto") and not Path(args.resume).is_file():
+    if args.resume not in (None, "auto") and not _is_checkpoint(Path(args.resume)):
         raise ConfigError(f"--resume {args.resume}: there is no such file.", Place("command line"))
     experiment = load(args)
     if experiment is None:
@@ -90,6 +90,10 @@ def run(args: argparse.Namespace) -> int:
 
     quiet()
     return _dry_run(experiment) if args.dry_run else _train(args, experiment)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.is_file() or (path / "meta.pt").is_file()  # or shards, beside which Lightning puts that
 
 
 def _train(args: argparse.Namespace, experiment: Experiment) -> int:

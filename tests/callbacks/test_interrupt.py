@@ -30,7 +30,7 @@ class Send(pl.Callback):
             os.kill(os.getpid(), self.signum)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_saves_after_the_step_and_says_where(fit: Fit, signum: int) -> None:
     before = signal.getsignal(signum)
     with pytest.raises(RunInterrupted) as stopped:
