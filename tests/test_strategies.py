@@ -6,6 +6,7 @@ import copy
 import errno
 import os
 import shutil
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -22,10 +23,12 @@ import clipkit
 from clipkit.callbacks import Health, RandomState
 from clipkit.checkpoints import DurableCheckpointIO, complete_checkpoints, consolidate, publish_folder
 from clipkit.cli.config import load_experiment
+from clipkit.heads import ContrastiveHead
+from clipkit.models import DualEncoder
 from clipkit.objectives import InfoNCE
 from clipkit.strategies import FSDP2, SyncBatchNorm
 from clipkit.tasks import ContrastiveTask
-from clipkit.towers import TimmTower
+from clipkit.towers import HuggingFaceTower, TimmTower
 from clipkit.types import ArgumentError
 
 ROWS, BATCHES = 8, 3
@@ -58,7 +61,7 @@ def fit(make_model, make_batch):
     """``fit(rank, world, strategy, task, trainer, ...)``: what a run lost, and the trainer."""
     made = make_model()
 
-    def run(rank, world, strategy="alone", task=None, options=None, resume=None, callbacks=()):
+    def run(rank, world, strategy="alone", task=None, options=None, resume=None, callbacks=(), model=made):
         if world > 1:  # as Lightning's own launcher would have set it, here for ranks that are there already
             os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
         options = {"max_epochs": 2, "plugins": [DurableCheckpointIO("tiny")], **(options or {})}
@@ -71,7 +74,7 @@ def fit(make_model, make_batch):
             **dict.fromkeys(QUIET, False),
             **{"enable_checkpointing": bool(callbacks), "log_every_n_steps": 2, **options},
         )
-        module = ContrastiveTask(copy.deepcopy(made), InfoNCE(), lr=1e-3, warmup=2, **(task or {}))
+        module = ContrastiveTask(copy.deepcopy(model), InfoNCE(), lr=1e-3, warmup=2, **(task or {}))
         module = module if "precision" in options else module.double()
         batches = [share(make_batch(ROWS, seed=seed), rank, world) for seed in range(BATCHES)]
         trainer.fit(module, DataLoader(batches, batch_size=None), ckpt_path=resume, weights_only=True)
@@ -176,6 +179,28 @@ def test_blocks_are_sharded_and_encoders_work_outside_forward(on_ranks, fit, mak
     total = sum(p.numel() for p in whole.parameters())
     assert sum(held for _, held, *_ in found) == total
     assert max(held for _, held, *_ in found) < 0.51 * total
+
+
+BERT = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+BERT |= {"intermediate_size": 32, "max_position_embeddings": 16}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["plain", "gradient checkpointing"])
+def test_the_libraries_blocks_train_sharded(on_ranks, fit, again):
+    torch.manual_seed(0)
+    vision = TimmTower("test_vit", image_size=32, gradient_checkpointing=again)
+    quiet = {**BERT, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    text = HuggingFaceTower(config=quiet, tokenizer="emoji", context_length=12, gradient_checkpointing=again)
+    model = DualEncoder(vision, text, partial(ContrastiveHead, embed_dim=16))
+    expected = fit(0, 1, options={"max_epochs": 1}, model=model)[0]
+
+    def work(rank, world):
+        losses, trainer = fit(rank, world, "fsdp2", options={"max_epochs": 1}, model=model)
+        return losses, [type(module).__name__ for module in trainer.lightning_module.modules()]
+
+    for losses, kinds in on_ranks(work):
+        assert losses == pytest.approx(expected, rel=1e-8)
+        assert (kinds.count("FSDPBlock"), kinds.count("FSDPBertLayer")) == (6, 2)
 
 
 def test_the_first_ranks_weights_count(on_ranks, fit, make_model):
