@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from lightning.pytorch.strategies import ModelParallelStrategy
 from timm.layers.norm_act import convert_sync_batchnorm
@@ -22,6 +23,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from clipkit.checkpoints import is_damaged, is_sharded, partial_of, publish_folder
+from clipkit.types import ArgumentError
 
 __all__ = ["FSDP2", "SyncBatchNorm"]
 
@@ -59,9 +61,20 @@ class FSDP2(ModelParallelStrategy):
         self._failed = False
 
     def setup_environment(self) -> None:
-        """Put all devices into one data-parallel group, and synchronise batch norms before anything is sharded."""
+        """Put all devices into one data-parallel group, and synchronise batch norms before anything is sharded.
+
+        Raises:
+            ArgumentError: For a callback that averages weights.
+        """
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+        assert self.lightning_module is not None  # Lightning connects it before
+        callbacks: list[Callback] = self.lightning_module.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
+        if any(isinstance(callback, WeightAveraging) for callback in callbacks):
+            message = (
+                "an average of weights is a whole copy, which no rank has here: leave it out, or use `strategy: ddp`"
+            )
+            raise ArgumentError("trainer.callbacks", message)
         if self._layer_sync is not None and self.model is not None:  # Lightning leaves it out under this strategy
             self.model = self._layer_sync.apply(self.model)
 

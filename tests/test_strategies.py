@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
@@ -216,8 +216,10 @@ def test_the_first_ranks_weights_count(on_ranks, fit, make_model):
         assert losses == pytest.approx(fit(0, 1, options={"max_epochs": 1})[0], rel=1e-8)
 
 
-def test_lightnings_own_strategy_would_split_nothing_and_is_refused(on_ranks, fit):
+def test_what_would_go_wrong_is_refused(on_ranks, fit):
     def work(rank, world):
+        with pytest.raises(ArgumentError, match="an average of weights is a whole copy"):
+            fit(rank, world, "fsdp2", callbacks=[EMAWeightAveraging()])
         with pytest.raises(ArgumentError, match=r"1 of 2 devices.*clipkit\.strategies\.FSDP2") as caught:
             fit(rank, world, ModelParallelStrategy())
         return caught.value.argument
@@ -343,6 +345,12 @@ def test_synchronised_batch_norms_keep_their_activations(name):
         torch.testing.assert_close(other.train(training)(images).pooled, tower.train(training)(images).pooled)
     assert other.state_dict().keys() == tower.state_dict().keys()
     assert SyncBatchNorm().revert(other) is other
+
+
+def test_a_folder_is_no_file_but_becomes_one(kept):
+    folder = kept[0] / "sharded" / "epoch=0.ckpt"
+    with pytest.raises(FileNotFoundError, match=r"but a folder: `clipkit consolidate .*epoch=0\.ckpt FILE`"):
+        clipkit.load(folder)
 
 
 def test_the_trainers_flag_takes_them():
