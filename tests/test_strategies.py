@@ -62,7 +62,7 @@ def fit(make_model, make_batch):
     made = make_model()
 
     def run(rank, world, strategy="alone", task=None, options=None, resume=None, callbacks=(), model=made):
-        if world > 1:  # as Lightning's own launcher would have set it, here for ranks that are there already
+        if strategy != "alone":  # as Lightning's own launcher would have set it, here for ranks that are there already
             os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
         options = {"max_epochs": 2, "plugins": [DurableCheckpointIO("tiny")], **(options or {})}
         losses = Losses()
@@ -250,8 +250,12 @@ def kept(on_ranks, fit, tmp_path_factory):
             found[rank, first, second] = losses, weights(trainer)
         return found
 
+    def one_of_two(rank, world):
+        losses, trainer = fit(rank, world, "fsdp2", TASK, resume=folder / "sharded" / "epoch=0.ckpt")
+        return {("two shards", "one rank"): (losses, weights(trainer))}
+
     runs = {"undisturbed": save(0, 1, "alone")}
-    for found in on_ranks(work):
+    for found in (*on_ranks(work), *on_ranks(one_of_two, world=1)):
         runs.update(found)
     consolidate(folder / "sharded" / "epoch=0.ckpt", folder / "whole" / "epoch=0.ckpt")
     for first in ("fsdp2", "whole"):
@@ -264,7 +268,7 @@ def test_a_run_goes_on_under_another_strategy(kept):
     """Three steps under one, three under the other: losses and weights of six under neither."""
     runs = dict(kept[1])
     losses, expected = runs.pop("undisturbed")
-    assert len(runs) == 2 * len(GOES_ON) + 2
+    assert len(runs) == 2 * len(GOES_ON) + 3
     for name, (found, parameters) in runs.items():
         assert found == pytest.approx(losses[3:], rel=1e-8), name
         for key, value in expected.items():
