@@ -21,8 +21,8 @@ HOUSE = (
     "towers heads objectives data optim",
     "models",
     "evaluation interop",
-    "tasks",
-    "callbacks tracking benchmarking checkpoints",
+    "tasks checkpoints",
+    "callbacks tracking benchmarking strategies",
     "cli",
     "__init__ __main__",
 )

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipkit.checkpoints import DurableCheckpointIO, complete_checkpoints, is_damaged
+from clipkit.checkpoints import DurableCheckpointIO, complete_checkpoints, is_damaged, is_sharded, publish_folder
 
 
 def content(step, size=1000):
@@ -135,6 +135,57 @@ def test_what_was_removed_leaves_nothing(io, folder):
     io.remove_checkpoint(folder / "a.ckpt")
     assert [path.name for path in folder.iterdir()] == ["manifest.json"]
     assert json.loads((folder / "manifest.json").read_text()) == {}
+
+
+def publish_shards(folder, step, name="last.ckpt"):
+    partial = folder / f".{name}.partial"
+    partial.mkdir(parents=True)
+    for rank in (0, 1):
+        (partial / f"__{rank}_0.distcp").write_bytes(bytes([step]) * 1000)
+    torch.save({"global_step": step}, partial / "meta.pt")
+    publish_folder(partial, folder / name, {"global_step": step}, finite=True, experiment="emoji")
+
+
+def test_a_folder_of_shards_is_kept_as_a_file_is(io, folder):
+    for step in (1, 2, 3):
+        publish_shards(folder, step)
+    assert sorted(path.name for path in folder.iterdir()) == ["last.ckpt", "last.previous.ckpt", "manifest.json"]
+    assert steps(folder, "emoji") == [3, 2]
+    assert is_sharded(folder / "last.ckpt") and not is_sharded(folder)
+    (folder / "last.ckpt" / "__1_0.distcp").unlink()
+    assert is_damaged(folder / "last.ckpt")
+    assert steps(folder) == [2]
+    io.remove_checkpoint(folder / "last.ckpt")
+    assert [path.name for path in folder.iterdir()] == ["manifest.json"]
+
+
+def test_shards_take_the_place_of_a_file_and_a_file_of_shards(io, folder):
+    for step, save in enumerate([io.save_checkpoint, publish_shards, publish_shards, io.save_checkpoint], 1):
+        save(content(step), folder / "last.ckpt") if save == io.save_checkpoint else save(folder, step)
+        assert steps(folder) == [step, step - 1][: min(step, 2)]
+
+
+@pytest.mark.parametrize("time", range(7))
+def test_killed_while_a_folder_gets_its_name(folder, time):
+    for step in (1, 2):
+        publish_shards(folder, step)
+
+    def die() -> None:
+        calls, original = iter(range(1000)), Path.replace
+
+        def counted(*args: object) -> object:
+            if next(calls) == time:
+                os._exit(9)
+            return original(*args)
+
+        Path.replace = counted
+        publish_shards(folder, 3)
+        os._exit(0)
+
+    child = forked(die)
+    child.join(60)
+    assert child.exitcode in (0, 9)
+    assert steps(folder)[0] in (2, 3)
 
 
 @pytest.mark.parametrize("call", ["replace", "link", "fsync"])

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from clipkit.functional import effective_rank, in_batch_accuracy, repeated_share, spread
 from clipkit.types import ImageTextBatch
@@ -188,7 +189,7 @@ def _grad_norm(module: torch.nn.Module) -> Tensor:
     if not grads:
         return next((p.new_zeros(()) for p in module.parameters()), torch.zeros(()))
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)).float())
-    return norm
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm  # of shards: every rank takes part
 
 
 def _statistics(found: Any, batch: ImageTextBatch) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM stop a run at the next optimiser step, saved."""
+"""Ctrl-C, SIGTERM and SIGUSR1 stop a run at the next optimiser step, saved."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 __all__ = ["Interrupt", "RunInterrupted"]
 
 log = logging.getLogger("clipkit")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""SIGUSR1 is SLURM's usual warning that time runs out. Lightning would save where it finds itself, in the middle of a
+step and of a collective, to a file that every later run of that folder goes on from."""
 
 
 class RunInterrupted(SIGTERMException):
@@ -45,10 +49,10 @@ class Interrupt(pl.Callback):
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over the two signals, after Lightning has set its own handlers."""
+        """Take over the signals, after Lightning has set its own handlers."""
         self._asked, self._step = None, trainer.global_step
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM):
+            for signum in SIGNALS:
                 self._before[signum] = signal.signal(signum, self._ask)
 
     def on_train_batch_end(

@@ -66,7 +66,7 @@ class TrainingProgress(ProgressBar):
         if not self._enabled or not (due or trainer.global_step == _steps(trainer)):
             return  # reading the loss waits for the device, so not at every step
         self._said = now
-        self._show(trainer, pl_module, float(outputs["loss"]), now - self._began)
+        self._show(trainer, outputs, now - self._began)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the bar."""
@@ -76,10 +76,11 @@ class TrainingProgress(ProgressBar):
         """Close the bar, so that what is printed next has the terminal to itself."""
         self._close()
 
-    def _show(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: float, seconds: float) -> None:
-        scale = getattr(getattr(pl_module.model, "head", None), "logit_scale", None)
-        scale = f"  scale {float(scale.detach().exp()):.1f}" if scale is not None else ""
-        figures = f"loss {loss:.3f}{scale}  {self._images / seconds:,.0f} images/s"
+    def _show(self, trainer: pl.Trainer, outputs: Any, seconds: float) -> None:
+        # Not the head's own: of a sharded one this rank may hold nothing, and asking takes all ranks.
+        scale = getattr(outputs.get("outputs"), "logit_scale", None)
+        scale = f"  scale {float(scale):.1f}" if scale is not None else ""
+        figures = f"loss {float(outputs['loss']):.3f}{scale}  {self._images / seconds:,.0f} images/s"
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         epoch, total = f"epoch {trainer.current_epoch + 1}/{epochs}", _steps(trainer)
         if self._bar is not None:

@@ -159,6 +159,10 @@ class Assembly(LightningCLI):
         plugins = [*plugins] if isinstance(plugins, list) else [plugins]
         if checkpoint_io is not None and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(checkpoint_io)
+        if given.get("sync_batchnorm"):
+            from clipkit.strategies import SyncBatchNorm  # slow to import, and seldom needed
+
+            plugins.append(SyncBatchNorm())
         return self.instantiate_trainer(callbacks=callbacks, logger=logger, plugins=plugins)
 
     def _make(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

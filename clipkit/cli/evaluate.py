@@ -74,6 +74,8 @@ def _check_files(args: argparse.Namespace) -> None:
         beside = [path.name for path in checkpoint.parent.iterdir()] if checkpoint.parent.is_dir() else []
         near = nearest(checkpoint.name, beside)
         hint = f" Did you mean {checkpoint.parent / near}?" if near else ""
+        if checkpoint.is_dir():
+            hint = f" It is a folder: `clipkit consolidate {checkpoint} FILE` makes a file of shards."
         raise ConfigError(f"CHECKPOINT: there is no file {checkpoint}.{hint}")
     if args.json and not Path(args.json).absolute().parent.is_dir():
         raise ConfigError(f"--json: there is no folder {Path(args.json).parent} to write {Path(args.json).name} to.")

@@ -13,7 +13,7 @@ from clipkit.cli.explain import ConfigError, Place
 if TYPE_CHECKING:
     from clipkit.cli.config import Experiment
 
-__all__ = ["add_arguments", "add_config_arguments", "load", "run"]
+__all__ = ["add_arguments", "add_config_arguments", "is_checkpoint", "load", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: For the first mistake in the experiment, or a checkpoint that is not there.
     """
-    if args.resume not in (None, "auto") and not Path(args.resume).is_file():
+    if args.resume not in (None, "auto") and not is_checkpoint(Path(args.resume)):
         raise ConfigError(f"--resume {args.resume}: there is no such file.", Place("command line"))
     experiment = load(args)
     if experiment is None:
@@ -92,6 +92,11 @@ def run(args: argparse.Namespace) -> int:
 
     quiet()
     return _dry_run(experiment) if args.dry_run else _train(args, experiment)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a path can be one: a file or a folder of shards."""
+    return path.is_file() or (path / "meta.pt").is_file()  # or shards, beside which Lightning puts this
 
 
 def _train(args: argparse.Namespace, experiment: Experiment) -> int:

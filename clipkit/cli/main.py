@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "measure a checkpoint on tasks",
     "data": "build or check data sets",
     "bench": "measure loading, losses, steps and what is around them",
+    "consolidate": "make one file of a sharded checkpoint",
     "replay": "hand metrics that were kept on disk to the tracking server",
 }
 """Each is a module of this package with ``add_arguments(parser)`` and ``run(args)``."""

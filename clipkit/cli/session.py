@@ -17,6 +17,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from clipkit.callbacks import (
@@ -63,6 +64,7 @@ OUT_OF_MEMORY = """out of memory. What takes least away, first:
   --data.batch_size={smaller}                       fewer images a step on each device (negatives too)
   --model.micro_batch_size={smaller}                as many negatives, fewer at a time; slower, no batch-norm
   --trainer.precision=bf16-mixed               half the activations
+  --model.model.vision.gradient_checkpointing=true  the same gradients; blocks are computed twice (text too)
   --model.model.vision.image_size=SMALLER      fewer pixels
   --model.model.text.context_length=SMALLER    fewer tokens
   --model.trainable.vision=none                no activations or gradients kept for that tower
@@ -76,8 +78,9 @@ NEWEST = (
 
 def quiet() -> None:
     """Leave out what libraries say to nobody in particular; clipkit says what matters itself."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric.utilities.rank_zero").setLevel(logging.WARNING)
+    # Among them that SLURM's signal starts the job again, which it does not: see clipkit.callbacks.Interrupt.
+    for talkative in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{talkative}").setLevel(logging.WARNING)
     for message in (
         ".*LeafSpec.*",
         ".*does not have many workers.*",
@@ -85,6 +88,7 @@ def quiet() -> None:
         ".*number of training batches.*smaller than the logging interval.*",
         ".*lr_scheduler.step.*before.*optimizer.step.*",
         ".*weights_only.*",
+        ".*WeightAveraging callback with a model that overrides.*",  # FSDP2 alone does anything there
     ):
         warnings.filterwarnings("ignore", message)
 
@@ -121,10 +125,10 @@ def newest(trainer: pl.Trainer, experiment: str) -> str | None:
     usable = ((one for one in complete_checkpoints(Path(folder), experiment) if one.finite) for folder in folders)
     found = [one for kept in usable for one in itertools.islice(kept, 1)]
     if not found:
-        _say(f"note: there is no complete checkpoint of {experiment} to go on from; it starts afresh.")
+        _say_once(f"note: there is no complete checkpoint of {experiment} to go on from; it starts afresh.")
         return None
     last = max(found, key=lambda one: one.time)
-    _say(f"note: going on from {_near(last.path)}, step {last.step}.")
+    _say_once(f"note: going on from {_near(last.path)}, step {last.step}.")
     return str(last.path)
 
 
@@ -146,12 +150,12 @@ def warn_of_unsaved_epochs(trainer: pl.Trainer) -> None:
     newest = [one for one in savers if one.monitor is None and one.save_top_k]
     if savers and not newest:
         when = f"when {savers[0].monitor} is better than before, `save_last` too"
-        _say(f"note: a checkpoint is saved only {when}. {NEWEST}")
+        _say_once(f"note: a checkpoint is saved only {when}. {NEWEST}")
         return
     every, epochs = trainer.check_val_every_n_epoch or 1, trainer.max_epochs or 0
     if epochs > 0 and newest and epochs % every and not any(one._save_on_train_epoch_end for one in newest):
         lost = f"what the last {epochs % every} of {epochs} epochs learn is in no checkpoint"
-        _say(f"note: checkpoints follow validation, every {every} epochs: {lost}. Let one divide the other.")
+        _say_once(f"note: checkpoints follow validation, every {every} epochs: {lost}. Let one divide the other.")
 
 
 @contextmanager
@@ -161,8 +165,8 @@ def ended_well(args: Namespace, experiment: Experiment, codes: list[int]) -> Ite
         yield
     except RunInterrupted as stop:
         how = "and saved" if stop.checkpoint else "but could not save it; the newest that was saved is taken"
-        _say(f"{signal.Signals(stop.signum).name}: stopped after a whole step {how}. To go on:")
-        _say(f"  {_again(args, stop.checkpoint)}")
+        _say_once(f"{signal.Signals(stop.signum).name}: stopped after a whole step {how}. To go on:")
+        _say_once(f"  {_again(args, stop.checkpoint)}")
         codes.append(128 + stop.signum)
     except (NonFiniteLoss, TooManySkipped) as error:
         _say(f"stopped: {error}")
@@ -239,3 +243,7 @@ def _lines(lines: Sequence[str]) -> None:
 
 def _say(text: str) -> None:
     print(f"clipkit fit: {text}" if not text.startswith(" ") else text, file=sys.stderr)
+
+
+_say_once = rank_zero_only(_say)
+"""For what all ranks know; what goes wrong may have gone so on one of them."""

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from clipkit.cli.explain import ConfigError, Place
-from clipkit.cli.fit import add_config_arguments, load
+from clipkit.cli.fit import add_config_arguments, is_checkpoint, load
 
 __all__ = ["add_arguments", "run"]
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: For the first mistake in the experiment, or a checkpoint that is not there.
     """
-    if args.checkpoint is not None and not Path(args.checkpoint).is_file():
+    if args.checkpoint is not None and not is_checkpoint(Path(args.checkpoint)):
         raise ConfigError(f"--checkpoint {args.checkpoint}: there is no such file.", Place("command line"))
     experiment = load(args)
     if experiment is None:

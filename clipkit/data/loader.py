@@ -65,8 +65,9 @@ class Loader(DataLoader[ImageTextBatch]):
 
 
 def _outlive_a_signal(worker: int) -> None:
-    """Leave Ctrl-C and the first SIGTERM, which a whole group gets, to the process that trains: it needs batches."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave Ctrl-C, SLURM's warning and the first SIGTERM, which a whole group gets, to the process that trains."""
+    for asking in (signal.SIGINT, signal.SIGUSR1):  # it needs batches until its step is done
+        signal.signal(asking, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 

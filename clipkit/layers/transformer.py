@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 __all__ = ["Activation", "QuickGELU", "Transformer", "TransformerBlock"]
 
@@ -98,6 +99,7 @@ class Transformer(nn.Module):
         causal: Whether attention is causal.
         activation: ``quick_gelu``, ``gelu`` or its ``gelu_tanh`` approximation.
         eps: Of the layer norms.
+        gradient_checkpointing: Whether each block keeps its input alone and is computed again in the backward pass.
 
     Raises:
         ValueError: For another activation, or a width that the heads do not divide.
@@ -111,8 +113,10 @@ class Transformer(nn.Module):
         causal: bool = True,
         activation: Activation = "quick_gelu",
         eps: float = 1e-5,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.gradient_checkpointing = gradient_checkpointing
         blocks = [TransformerBlock(width, heads, causal, activation, eps) for _ in range(layers)]
         self.blocks = nn.ModuleList(blocks)
         into, out = width**-0.5, width**-0.5 / math.sqrt(2 * max(layers, 1))
@@ -126,8 +130,10 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) to (B, N, D)."""
+        again = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x)
+            # No block draws random numbers that a second pass would have to draw again.
+            x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False) if again else block(x)
         return x
 
 

@@ -99,7 +99,8 @@ def load(path: str | os.PathLike[str], trust: Sequence[str] = (), device: str | 
     """
     name = os.fspath(path)
     if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {name!r}")
+        shards = f", but a folder: `clipkit consolidate {name} FILE` makes one of shards" if Path(path).is_dir() else ""
+        raise FileNotFoundError(f"there is no file {name!r}{shards}")
     content = _read(name)
     found = content.get(HEADER) if isinstance(content, dict) else None
     if not isinstance(found, dict):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from clipkit.models.saving import HEADER, header
 from clipkit.objectives import Objective
-from clipkit.optim import Schedule, Trainable, parameter_groups, set_trainable, warmup_factor
+from clipkit.optim import Schedule, Trainable, keep_layout, parameter_groups, set_trainable, warmup_factor
 from clipkit.tasks.micro_batches import check_micro_batches, in_micro_batches
 from clipkit.types import ArgumentError, ImageTextBatch, ObjectiveOutput
 
@@ -94,6 +94,14 @@ class ContrastiveTask(pl.LightningModule):
                     hint = f"the model has no child {name!r}; did you mean {near[0]!r}?"
                     raise ArgumentError(f"{argument}.{name}", hint)
 
+    def configure_model(self) -> None:
+        """Share the parameters out to the ranks, where the strategy leaves that to the task (``FSDP2``)."""
+        if self.device_mesh is not None:
+            from clipkit.tasks.sharding import shard  # half a second that no other run has to wait for
+
+            for part in (self.model, self.objective):
+                shard(part, self.device_mesh)
+
     def training_step(self, batch: ImageTextBatch, batch_idx: int) -> dict[str, Any]:
         """One step; the loss, and the outputs detached for whoever watches."""
         outputs, objective = self._both(batch)
@@ -135,6 +143,7 @@ class ContrastiveTask(pl.LightningModule):
         # Lightning refuses to clip gradients for an optimiser that unscales them itself, in bf16 too, where nothing is
         # scaled. Told that this one does not, it unscales before it clips, which is right for any precision.
         optimizer._step_supports_amp_scaling = False
+        keep_layout(optimizer)
         factor = warmup_factor(self.schedule, self.warmup, self._steps())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

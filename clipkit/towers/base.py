@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from clipkit.layers import Component
@@ -19,6 +21,10 @@ class Tower(Component):
     """
 
     width: int
+
+    def resolved(self) -> dict[str, Any]:
+        """Arguments but for ``gradient_checkpointing``, which says how to train it and not what it is."""
+        return {name: value for name, value in super().resolved().items() if name != "gradient_checkpointing"}
 
     def blocks(self) -> list[list[nn.Parameter]]:
         """Parameters in depth order: stem, then one list a block; what follows the last block belongs to it.

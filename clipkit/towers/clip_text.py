@@ -29,6 +29,7 @@ class ClipTextTower(TextTower):
         vocab_size: Rows of the embedding table; ``null`` for as many as the tokenizer needs.
         activation: ``quick_gelu`` as published, or ``gelu``.
         pad: ``longest`` (exact, as attention is causal) or ``max_length``.
+        gradient_checkpointing: Whether blocks are computed again in the backward pass, to save memory.
 
     Raises:
         ArgumentError: For a tokenizer with no end token or with more ids than the table has rows.
@@ -44,6 +45,7 @@ class ClipTextTower(TextTower):
         vocab_size: int | None = None,
         activation: Activation = "quick_gelu",
         pad: Literal["longest", "max_length"] = "longest",
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.check(tokenizer, vocab_size, width, heads)
@@ -52,7 +54,9 @@ class ClipTextTower(TextTower):
         self.tokenizer, self.context_length, self.pad, self.width = words.json, context_length, pad, width
         self.token_embedding = nn.Embedding(vocab_size or words.vocab_size, width)
         self.positions = nn.Parameter(torch.empty(context_length, width))
-        self.transformer = Transformer(width, layers, heads, causal=True, activation=activation)
+        self.transformer = Transformer(
+            width, layers, heads, activation=activation, gradient_checkpointing=gradient_checkpointing
+        )
         self.ln_final = nn.LayerNorm(width)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positions, std=0.01)

@@ -36,6 +36,7 @@ class HuggingFaceTower(TextTower):
         tokenizer: ``emoji``, a ``tokenizer.json``, a folder or hub name; ``null`` for that of ``name``.
         context_length: The most tokens a caption may have.
         pad: ``longest`` (exact, padding is masked) or ``max_length``.
+        gradient_checkpointing: Whether blocks are computed again in the backward pass, to save memory.
 
     Raises:
         ArgumentError: For an unknown name, model type or key, a tokenizer whose ids do not fit the embedding table, a
@@ -51,6 +52,7 @@ class HuggingFaceTower(TextTower):
         tokenizer: str | None = None,
         context_length: int = 77,
         pad: Literal["longest", "max_length"] = "longest",
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.config = self.check(name, config, pool, tokenizer, context_length, pad)
@@ -59,6 +61,8 @@ class HuggingFaceTower(TextTower):
         self.context_length, self.pad, self.pool = context_length, pad, pool
         self.encoder = _pretrained(str(name), self.config) if config is None and pretrained else _made(self.config)
         self.width = self._measure()
+        if gradient_checkpointing:
+            self._checkpoint_gradients()
 
     @classmethod
     def check(
@@ -109,6 +113,16 @@ class HuggingFaceTower(TextTower):
         config["attn_implementation"] = self.encoder.config._attn_implementation
         found = {"name": None, "config": config, "pretrained": False, "tokenizer": self.tokenizer}
         return {**super().resolved(), **found}
+
+    def _checkpoint_gradients(self) -> None:
+        found = self.encoder
+        enable = getattr(found, "activation_checkpointing_enable", None) or found.gradient_checkpointing_enable
+        try:
+            enable({"use_reentrant": False})
+        except ValueError as error:  # a family without it
+            kind = self.config.model_type
+            raise ArgumentError("gradient_checkpointing", f"a {kind} cannot compute blocks again") from error
+        found.disable_input_require_grads()  # else a frozen tower, too, would be gone through backwards
 
     def _measure(self) -> int:
         """Width, by passes at full length that also tell whether pooling and padding do what they should."""

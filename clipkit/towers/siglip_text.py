@@ -27,6 +27,7 @@ class SiglipTextTower(TextTower):
         context_length: Tokens of every caption, padding included.
         tokenizer: ``emoji``, a ``tokenizer.json``, a folder or a hub name.
         vocab_size: Rows of the embedding table; ``null`` for as many as the tokenizer needs.
+        gradient_checkpointing: Whether blocks are computed again in the backward pass, to save memory.
 
     Raises:
         ArgumentError: For a tokenizer with more ids than the table has rows.
@@ -42,6 +43,7 @@ class SiglipTextTower(TextTower):
         context_length: int = 64,
         tokenizer: str = "emoji",
         vocab_size: int | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.check(tokenizer, vocab_size, width, heads)
@@ -49,7 +51,7 @@ class SiglipTextTower(TextTower):
         self.tokenizer, self.context_length, self.width = words.json, context_length, width
         self.token_embedding = nn.Embedding(vocab_size or words.vocab_size, width)
         self.positions = nn.Parameter(torch.empty(context_length, width))
-        self.transformer = Transformer(width, layers, heads, causal=False, activation="gelu_tanh", eps=1e-6)
+        self.transformer = Transformer(width, layers, heads, False, "gelu_tanh", 1e-6, gradient_checkpointing)
         self.ln_final = nn.LayerNorm(width, 1e-6)
         nn.init.normal_(self.token_embedding.weight, std=width**-0.5)
         nn.init.normal_(self.positions, std=width**-0.5)

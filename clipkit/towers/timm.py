@@ -36,6 +36,7 @@ class TimmTower(VisionTower):
         patch_drop: Share of patches left out in training, for models with patches (FLIP, arXiv 2212.00794).
         pool: timm's ``global_pool``; ``null`` for the model's own.
         timm_kwargs: Further arguments of ``timm.create_model``.
+        gradient_checkpointing: Whether blocks are computed again in the backward pass, to save memory.
 
     Raises:
         ArgumentError: For an unknown name, an argument this family does not take, weights that cannot be had, or a size
@@ -53,6 +54,7 @@ class TimmTower(VisionTower):
         patch_drop: float = 0.0,
         pool: str | None = None,
         timm_kwargs: Mapping[str, Any] | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.check(name, pretrained, image_size, patch_drop, timm_kwargs)
@@ -73,6 +75,8 @@ class TimmTower(VisionTower):
         if patch_drop and not any(getattr(m, "patch_drop", None) for m in self.backbone.modules()):
             raise ArgumentError("patch_drop", f"{name} has no patches to leave out")
         self.width = self._measure(refused)
+        if gradient_checkpointing:
+            self._checkpoint_gradients()
 
     @classmethod
     def check(
@@ -139,6 +143,12 @@ class TimmTower(VisionTower):
         kwargs["pretrained_cfg_overlay"] = overlay
         found = {"name": config["architecture"], "pretrained": False, "image_size": self.image_size}
         return {**super().resolved(), **found, "timm_kwargs": kwargs}
+
+    def _checkpoint_gradients(self) -> None:
+        try:
+            self.backbone.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError) as error:  # a family without it asserts, or has no such method
+            raise ArgumentError("gradient_checkpointing", f"timm's {self.name} cannot compute blocks again") from error
 
     def _measure(self, refused: Exception | None) -> int:
         """Width of the pooled vector, by a pass of one image: some families take a size and fail only in forward."""

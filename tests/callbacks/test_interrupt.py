@@ -30,7 +30,7 @@ class Send(pl.Callback):
             os.kill(os.getpid(), self.signum)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_saves_after_the_step_and_says_where(fit: Fit, signum: int) -> None:
     before = signal.getsignal(signum)
     with pytest.raises(RunInterrupted) as stopped:
@@ -53,7 +53,7 @@ def test_says_where_nothing_could_be_written(fit: Fit, monkeypatch: pytest.Monke
 
     saved = interrupted().checkpoint
     before = saved.read_bytes()
-    monkeypatch.setattr("clipkit.checkpoints._written", full)
+    monkeypatch.setattr("clipkit.checkpoints.files._written", full)
     assert interrupted().checkpoint is None  # though one of an earlier interruption is there
     assert saved.read_bytes() == before
 

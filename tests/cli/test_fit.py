@@ -204,7 +204,7 @@ def test_stopped_on_a_full_disk_goes_on_from_what_was_saved_before(
 
     assert main(["fit", "-c", tiny, NO_VAL]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("clipkit.checkpoints._written", full)
+        patch.setattr("clipkit.checkpoints.files._written", full)
         patch.setattr(ContrastiveTask, "training_step", training_step)
         assert main(["fit", "-c", tiny, NO_VAL, "--trainer.max_epochs=2", "--resume", "auto"]) == 143
     err = capsys.readouterr().err

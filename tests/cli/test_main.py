@@ -63,7 +63,7 @@ def test_without_a_word_it_helps(capsys):
     [
         (["ftt"], "there is no command ftt. Did you mean fit?"),
         (["evalute", "x"], "there is no command evalute. Did you mean evaluate?"),
-        (["zzz"], "There are bench, data, evaluate, fit, replay, sweep, validate."),
+        (["zzz"], "There are bench, consolidate, data, evaluate, fit, replay, sweep, validate."),
         (["--versoin"], "--versoin is not known; did you mean --version?"),
         (["evaluate", "--taks", "x"], "--taks is not known; did you mean --tasks?"),
         (["evaluate", "x"], "required: --tasks"),

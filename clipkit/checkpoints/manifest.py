@@ -1,0 +1,215 @@
+"""The manifest of a folder of checkpoints: what each is, and that it gets its name only once it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = [
+    "Checkpoint",
+    "complete_checkpoints",
+    "digest_of",
+    "entry_of",
+    "forget",
+    "is_damaged",
+    "partial_of",
+    "previous_of",
+    "publish",
+    "remove",
+]
+
+log = logging.getLogger("clipkit")
+
+MANIFEST = "manifest.json"
+Entries = dict[str, dict[str, Any]]
+"""What is known of one name: its ``current`` content, the ``previous`` one, and the ``next`` while it is written."""
+
+
+class Checkpoint(NamedTuple):
+    """A complete checkpoint.
+
+    Attributes:
+        path: The file, or the folder of shards.
+        step: Optimiser steps taken.
+        time: Seconds since 1970 when it was written.
+        finite: Whether every weight is finite.
+    """
+
+    path: Path
+    step: int
+    time: float
+    finite: bool
+
+
+def complete_checkpoints(folder: Path, experiment: str | None = None) -> Iterator[Checkpoint]:
+    """The complete checkpoints of a folder and those below it, the newest first; each damaged one is warned of.
+
+    Files are read whole, one at a time and only as far as the caller asks.
+
+    Args:
+        folder: Where to look; it need not be there.
+        experiment: Only those of this one.
+    """
+    digests: dict[Path, str] = {}
+    for entry, file in sorted(_recorded(folder, experiment), key=lambda found: found[0]["time"], reverse=True):
+        if file not in digests:
+            digests[file] = digest_of(file)
+            if is_damaged(file, digests[file]):
+                log.warning("%s is damaged and passed over", file)
+        if digests[file] == entry["sha256"]:
+            yield Checkpoint(file, entry["step"], entry["time"], entry["finite"])
+
+
+def is_damaged(path: Path, digest: str | None = None) -> bool:
+    """Whether the manifest beside a checkpoint says that it was written otherwise; False where it says nothing."""
+    manifest = _read(path.parent)
+    known = {entry["sha256"] for name in (path.name, _current_name(path)) for entry in manifest.get(name, {}).values()}
+    return bool(known) and (digest or digest_of(path)) not in known
+
+
+def entry_of(checkpoint: Mapping[str, Any], digest: str, path: Path, finite: bool, experiment: str) -> dict[str, Any]:
+    """What the manifest holds of a checkpoint."""
+    return {
+        "sha256": digest,
+        "bytes": sum(file.stat().st_size for file in _files(path)),
+        "step": int(checkpoint.get("global_step", 0)),
+        "epoch": int(checkpoint.get("epoch", 0)),
+        "finite": finite,
+        "time": time.time(),
+        "experiment": experiment,
+    }
+
+
+def publish(partial: Path, final: Path, entry: dict[str, Any]) -> None:
+    """Give a flushed file or folder its name; what had it before stays as ``previous_of`` it."""
+    _announce(final, entry)
+    _set_aside(final, keep_name=not (final.is_dir() or partial.is_dir()))
+    partial.replace(final)
+    _flush_folder(final.parent)
+    _settle(final, entry["sha256"])
+
+
+def forget(path: Path) -> None:
+    """Take a name out of the manifest."""
+    manifest = _read(path.parent)
+    if manifest.pop(path.name, None) is not None:
+        _write(path.parent, manifest)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder at once: one that is half removed would be called damaged."""
+    if path.is_dir():
+        gone = path.with_name(f".{path.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        path.replace(gone)
+        shutil.rmtree(gone)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def partial_of(path: Path) -> Path:
+    """Where a checkpoint is written before it gets its name."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def previous_of(path: Path) -> Path:
+    """Where the one before stays."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def digest_of(path: Path) -> str:
+    """Sha256 of a file; of a folder, that of its files' names and sums."""
+    if path.is_dir():
+        lines = [f"{file.relative_to(path)} {digest_of(file)}\n" for file in _files(path)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
+def _recorded(folder: Path, experiment: str | None) -> Iterator[tuple[dict[str, Any], Path]]:
+    """Every entry of every manifest with each file that it may be of."""
+    for manifest in folder.rglob(MANIFEST):
+        for name, entries in _read(manifest.parent).items():
+            path = manifest.parent / name
+            files = [file for file in (path, previous_of(path)) if file.exists()]
+            wanted = [entry for entry in entries.values() if experiment in (None, entry["experiment"])]
+            yield from ((entry, file) for entry in wanted for file in files)
+
+
+def _announce(final: Path, entry: dict[str, Any]) -> None:
+    """Enter a content before it gets its name, so that a kill between the two leaves no file without an entry."""
+    _settle(final)
+    manifest = _read(final.parent)
+    manifest.setdefault(final.name, {})["next"] = entry
+    _write(final.parent, manifest)
+
+
+def _settle(final: Path, digest: str | None = None) -> None:
+    """Make an announced content the current one, or forget it where a kill came before the renaming."""
+    manifest = _read(final.parent)
+    entries = manifest.get(final.name, {})
+    announced = entries.pop("next", None)
+    if announced is None:
+        return
+    if final.exists() and (digest or digest_of(final)) == announced["sha256"]:
+        if "current" in entries:
+            entries["previous"] = entries["current"]
+        entries["current"] = announced
+    _write(final.parent, manifest)
+
+
+def _set_aside(final: Path, keep_name: bool) -> None:
+    """Keep what is there under the name of the one before; under its own too where that can be replaced at once."""
+    if not final.exists():
+        return
+    if not keep_name:  # no folder takes the place of another, or of a file
+        remove(previous_of(final))
+        final.replace(previous_of(final))
+        return
+    link = final.with_name(f".{final.name}.link")
+    link.unlink(missing_ok=True)
+    os.link(final, link)
+    if previous_of(final).is_dir():
+        remove(previous_of(final))
+    link.replace(previous_of(final))
+
+
+def _current_name(path: Path) -> str:
+    return f"{path.stem.removesuffix('.previous')}{path.suffix}"
+
+
+def _read(folder: Path) -> dict[str, Entries]:
+    try:
+        read: dict[str, Entries] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return read
+
+
+def _write(folder: Path, manifest: Mapping[str, Any]) -> None:
+    partial = folder / f".{MANIFEST}.partial"
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(folder / MANIFEST)
+    _flush_folder(folder)
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
