@@ -248,3 +248,33 @@ def test_killed_while_writing(folder, seed):
     assert torch.load(found.path, weights_only=True)["global_step"] == found.step
     names = {path for path in folder.glob("*.ckpt") if not path.name.endswith(".previous.ckpt")}
     assert not [path for path in names if is_damaged(path)]
+
+
+def test_a_manifest_that_is_damaged_is_put_aside_and_told(tmp_path, caplog):
+    for text in (b'{"last.ckpt": ', b"\xff\xfe"):
+        folder = tmp_path / f"{len(text)}"
+        io = DurableCheckpointIO("emoji")
+        io.save_checkpoint(content(1), folder / "last.ckpt")
+        (folder / "manifest.json").write_bytes(text)
+        assert list(complete_checkpoints(folder, "emoji")) == []
+        assert "manifest.json is damaged and put aside" in caplog.text and "name one to --resume" in caplog.text
+        assert (folder / "manifest.json.damaged").read_bytes() == text
+        io.save_checkpoint(content(2), folder / "next.ckpt")
+        assert [one.step for one in complete_checkpoints(folder, "emoji")] == [2]
+        caplog.clear()
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '{"shards": ["a"], "rows": 5}', '{"a": {"b": {"c": 1}}}', "nonsense"])
+def test_another_programs_manifest_is_none_of_ours(text, tmp_path, caplog):
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "manifest.json").write_text(text)
+    DurableCheckpointIO("emoji").save_checkpoint(content(1), tmp_path / "run" / "last.ckpt")
+    assert [one.step for one in complete_checkpoints(tmp_path, "emoji")] == [1]
+    assert caplog.text == ""
+
+
+def test_what_a_killed_sharded_save_left_is_no_hindrance(tmp_path):
+    (tmp_path / ".last.ckpt.partial").mkdir()
+    (tmp_path / ".last.ckpt.partial" / "__0_0.distcp").write_bytes(b"half")
+    DurableCheckpointIO("emoji").save_checkpoint(content(1), tmp_path / "last.ckpt")
+    assert [one.step for one in complete_checkpoints(tmp_path, "emoji")] == [1]

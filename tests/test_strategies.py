@@ -37,6 +37,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {}),
     "frozen text, clipped": ({"trainable": {"text": "none"}}, {"gradient_clip_val": 0.1}),
     "accumulated": ({}, {"accumulate_grad_batches": 3}),
+    "in micro-batches": ({"micro_batch_size": 3}, {}),
     "bf16": ({}, {"precision": "bf16-mixed", "gradient_clip_val": 0.1}),
 }
 QUIET = ("logger", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")

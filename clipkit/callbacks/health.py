@@ -181,7 +181,7 @@ class Health(pl.Callback):
 
 
 def _log_every(trainer: Any) -> int:
-    return int(trainer.log_every_n_steps)  # Lightning sets it where mypy does not see it
+    return max(1, int(trainer.log_every_n_steps))  # Lightning sets it where mypy does not see it; 0 logs nothing
 
 
 def _grad_norm(module: torch.nn.Module) -> Tensor:

@@ -54,6 +54,7 @@ class DurableCheckpointIO(CheckpointIO):
         partial = partial_of(final)
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
+            remove(partial)  # of a run that was killed
             digest = _written(checkpoint, partial)
             if digest_of(partial) != digest:
                 raise OSError("what was read back is not what was written")
@@ -61,7 +62,7 @@ class DurableCheckpointIO(CheckpointIO):
             self.failed = False
         except OSError as error:
             self.failed = True
-            partial.unlink(missing_ok=True)
+            remove(partial)
             log.warning("%s was not saved (%s); the run goes on, and what was saved before stays", final, error)
 
     def load_checkpoint(

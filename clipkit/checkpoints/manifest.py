@@ -28,6 +28,10 @@ __all__ = [
 log = logging.getLogger("clipkit")
 
 MANIFEST = "manifest.json"
+UNREADABLE = (
+    "{manifest} is damaged and put aside as {aside}: which of the checkpoints beside it are whole is not known now, "
+    "so `--resume auto` passes over them; name one to --resume"
+)
 Entries = dict[str, dict[str, Any]]
 """What is known of one name: its ``current`` content, the ``previous`` one, and the ``next`` while it is written."""
 
@@ -190,11 +194,24 @@ def _current_name(path: Path) -> str:
 
 
 def _read(folder: Path) -> dict[str, Entries]:
+    """What is recorded; nothing of another program's file of that name. A damaged one is put aside, and told."""
     try:
-        read: dict[str, Entries] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        read = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return {}
-    return read
+    except ValueError:  # no JSON, or no UTF-8
+        if any(folder.glob("*.ckpt")):
+            aside = folder / f"{MANIFEST}.damaged"
+            (folder / MANIFEST).replace(aside)
+            log.warning("%s", UNREADABLE.format(manifest=folder / MANIFEST, aside=aside.name))
+        return {}
+    entries = read.items() if isinstance(read, dict) else ()
+    return {name: entry for name, entry in entries if _is_ours(entry)}
+
+
+def _is_ours(entries: Any) -> bool:
+    parts = list(entries.values()) if isinstance(entries, dict) else [None]
+    return all(isinstance(part, dict) and "sha256" in part for part in parts)
 
 
 def _write(folder: Path, manifest: Mapping[str, Any]) -> None:

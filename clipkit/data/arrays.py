@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from clipkit.data.images import STRETCH, fit_image, place
+from clipkit.data.local import open_file
 from clipkit.data.skips import MOST_PIXELS
 from clipkit.types import InputSpec
 
@@ -108,7 +109,7 @@ def fit_array(pixels: Pixels, spec: InputSpec, rng: np.random.Generator | None =
 def _read_file(path: str | Path) -> bytes | None:
     """All of a JPEG or PPM, or None."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             start = file.read(3)
             plain = start in (b"\xff\xd8\xff", b"P6\n") and os.fstat(file.fileno()).st_size <= MOST_BYTES
             return start + file.read() if plain else None

@@ -21,7 +21,7 @@ __all__ = [
     "stored",
 ]
 
-IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp", "filepath", "file_name")
+IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "filepath", "file_name")
 
 
 def image_column(rows: Dataset, given: str | None = None) -> str:

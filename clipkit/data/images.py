@@ -12,6 +12,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from clipkit.data.local import open_file
 from clipkit.data.skips import MOST_PIXELS, Unusable
 from clipkit.types import InputSpec
 
@@ -112,6 +113,8 @@ def pixels(images: Tensor | Sequence[Any] | Any, spec: InputSpec) -> Tensor:
 
 
 def _open(file: str | Path | io.BytesIO) -> Image.Image:
+    if not isinstance(file, io.BytesIO):
+        open_file(file).close()  # refuses what Pillow would wait for
     try:
         # Named, since Pillow would otherwise ask some of its other 40 plugins first, each by an exception.
         return Image.open(file, formats=USUAL_FORMATS)

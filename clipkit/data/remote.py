@@ -16,6 +16,7 @@ from fsspec.asyn import sync
 from fsspec.implementations.http import HTTPFileSystem
 
 from clipkit.data.connections import Refused, Retry, file_system, kind_of, patiently, public_name, scheme_of
+from clipkit.data.local import open_file
 from clipkit.data.patterns import expand_braces
 from clipkit.data.skips import Unusable
 from clipkit.types import ArgumentError
@@ -95,7 +96,7 @@ def open_forwards(path: str, retry: Retry = USUAL, begin: int = 0) -> BinaryIO:
         ArgumentError: For ``train``, as in :func:`is_remote`, and where a package is missing.
     """
     if not is_remote(path):
-        file = Path(path).expanduser().open("rb")
+        file = open_file(Path(path).expanduser())
         file.seek(begin)
         return file
     kind = _Stream if issubclass(kind_of(path), HTTPFileSystem) else _Ranges

@@ -83,7 +83,7 @@ class TarShards(NamedTuple):
                     begin = part.begin
                     yield begin, [self._row(item, columns) for item in part.items]
         except (OSError, Unusable) as error:
-            failed = reason_of(error) == "undecodable"  # an OSError of no known kind: a disk that fails
+            failed = reason_of(error) == "undecodable"  # an OSError with no number
             yield begin, [skipped(name, "", Unusable("unreadable_file", str(error)) if failed else error, None)]
 
     def _row(self, item: ShardSample | Skipped, columns: Sequence[str] | None) -> Row | Skipped:

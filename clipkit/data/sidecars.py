@@ -8,6 +8,8 @@ from pathlib import Path
 import datasets
 from datasets import Dataset, Features, Image, List, Value
 
+from clipkit.data.local import open_file
+
 __all__ = ["SUFFIXES", "read_sidecars"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
@@ -37,5 +39,6 @@ def read_sidecars(folder: Path) -> Dataset | None:
 def _lines(file: Path | None) -> list[str]:
     if file is None:
         return []
-    text = file.read_bytes().decode("utf-8-sig", "replace")
+    with open_file(file) as opened:
+        text = opened.read().decode("utf-8-sig", "replace")
     return [line.strip() for line in text.splitlines() if line.strip()]

@@ -83,7 +83,9 @@ def reason_of(error: Exception) -> str:
     }
     if isinstance(error, Unusable):
         return error.reason
-    return next((reason for kind, reason in kinds.items() if isinstance(error, kind)), "undecodable")
+    of_the_system = isinstance(error, OSError) and error.errno is not None  # Pillow's own have no number
+    other = "unreadable_file" if of_the_system else "undecodable"
+    return next((reason for kind, reason in kinds.items() if isinstance(error, kind)), other)
 
 
 def skipped(source: str, key: str, error: Exception, image: Any) -> Skipped:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from clipkit.tracking.run_folder import run_folder
 from clipkit.types import ArgumentError
 
 __all__ = ["TooManySkipped", "TrackSkipped"]
+
+log = logging.getLogger("clipkit")
 
 KEY = "skipped_samples"
 
@@ -48,7 +51,7 @@ class TrackSkipped(pl.Callback):
         if not 0 <= most <= 1:
             raise ArgumentError("most", f"{most} is not in [0, 1]")
         self.most, self.after = most, after
-        self.used = 0
+        self.used, self._told = 0, False
         self.skipped = dict.fromkeys(REASONS, 0)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -67,8 +70,10 @@ class TrackSkipped(pl.Callback):
             return
         self.used += len(packed)
         self._keep(trainer, unpack_skips(packed))
-        if trainer.global_step % int(trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        if trainer.global_step % max(1, int(trainer.log_every_n_steps)) == 0:  # type: ignore[attr-defined]  # Lightning sets it elsewhere
             self._log(trainer, pl_module)
+        elif trainer.world_size == 1:  # several ranks have to stop together
+            self._refuse_too_many(trainer, self.used, self.skipped)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -94,9 +99,14 @@ class TrackSkipped(pl.Callback):
         for one in left_out:
             self.skipped[one.reason] += 1
         file = self._file(trainer)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", encoding="utf-8", errors="backslashreplace") as lines:  # a name on disk may be any bytes
-            lines.writelines(f"{json.dumps(one._asdict(), ensure_ascii=False)}\n" for one in left_out)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a", encoding="utf-8", errors="backslashreplace") as lines:  # a name may be any bytes
+                lines.writelines(f"{json.dumps(one._asdict(), ensure_ascii=False)}\n" for one in left_out)
+        except OSError as error:  # a full disk: counts go on, and so does the run
+            if not self._told:
+                log.warning("%s cannot be written (%s); what is left out is counted all the same", file, error)
+            self._told = True
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         counts = torch.tensor([self.used, *self.skipped.values()], dtype=torch.float64)
@@ -108,7 +118,12 @@ class TrackSkipped(pl.Callback):
         figures |= {f"data/skipped_{reason}": count for reason, count in by_reason.items() if count}
         figures |= self._of_data(trainer, pl_module)
         pl_module.log_dict({name: float(value) for name, value in figures.items()}, batch_size=1)
-        if read >= self.after and read - used > self.most * read:
+        self._refuse_too_many(trainer, used, by_reason)
+
+    def _refuse_too_many(self, trainer: pl.Trainer, used: int, by_reason: dict[str, int]) -> None:
+        left_out = sum(by_reason.values())
+        read = used + left_out
+        if read >= self.after and left_out > self.most * read:
             raise TooManySkipped(self._list(trainer, by_reason, read))
 
     def _of_data(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 
 import pyarrow as pa
@@ -37,6 +38,8 @@ def corpus(tmp_path_factory):
     add(None, b"nothing", "no_image")
     add({"bytes": None, "path": str(folder / "none.png")}, b"no file", "missing_file")
     add({"bytes": None, "path": str(folder / "a.png")}, b"a folder", "unreadable_file")
+    os.mkfifo(folder / "pipe.png")  # nobody will ever write to it
+    add({"bytes": None, "path": str(folder / "pipe.png")}, b"a pipe", "unreadable_file")
     add({"bytes": None, "path": str(folder / "a.png/../rows.txt")}, b"another file", "not_an_image")
     (folder / "rows.txt").write_text("no image")
     add({"bytes": PNG, "path": None}, b"\xff\xfe\xfa broken", "bad_text")
@@ -110,4 +113,5 @@ def test_bombs_are_known_by_their_header(corpus, spec):
 def test_a_file_that_may_not_be_read():
     """Permissions stop nobody who is root, so the refusal is made up."""
     assert reason_of(PermissionError(13, "Permission denied")) == "unreadable_file"
-    assert reason_of(OSError(5, "Input/output error")) == "undecodable"
+    assert reason_of(OSError(5, "Input/output error")) == "unreadable_file"
+    assert reason_of(OSError("image file is truncated")) == "undecodable"  # as Pillow says it

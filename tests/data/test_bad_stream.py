@@ -89,6 +89,8 @@ def corpus(tmp_path_factory):
     made.add("packed", gzip.compress(tar(good("z"))), damaged_shard=1)
     made.add("folder", None, unreadable_file=1)
     (made.folder / "folder.tar").mkdir()
+    made.add("pipe", None, unreadable_file=1)
+    os.mkfifo(made.folder / "pipe.tar")  # nobody will ever write to it
     made.add("nowhere", None, missing_file=1)
     (made.folder / "nowhere.tar").symlink_to("nothing")
     if os.geteuid():  # root may read anything

@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pillow
 
-from clipkit.data import CaptionedImages, Collate, EpochBatches, RandomResizedCrop, SampleMaker, choose_captions
+from clipkit.data import CaptionedImages, Collate, EpochBatches, RandomResizedCrop, Recipe, SampleMaker, choose_captions
 from clipkit.data.loader import Loader
 from clipkit.tokens import read_tokenizer
 from clipkit.types import InputSpec
@@ -35,7 +35,7 @@ def rows_of(kind: str) -> Dataset:
 def test_it_does_not_grow_over_50_thousand_samples(kind, tmp_path):
     rows_of(kind).save_to_disk(tmp_path / "set")
     rows = Dataset.load_from_disk(tmp_path / "set")
-    maker = SampleMaker(SPEC, "image", choose_captions(rows), transforms=(RandomResizedCrop(size=48),))
+    maker = SampleMaker(Recipe("image", choose_captions(rows), transforms=(RandomResizedCrop(size=48),)), SPEC)
     order = EpochBatches(len(rows), 250)
     loader = Loader(CaptionedImages(rows, maker), 1, persistent=True, batch_sampler=order, collate_fn=Collate(SPEC))
     held, others = [], set(psutil.Process().children())

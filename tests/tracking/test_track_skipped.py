@@ -113,6 +113,20 @@ def test_too_many_stop_the_run_with_the_list(source, own_folder):
     run(source, TrackSkipped(most=0.2, after=50))
 
 
+@pytest.mark.parametrize("every", [1000, 0])
+def test_too_many_are_seen_between_the_steps_that_log(source, own_folder, every):
+    with pytest.raises(TooManySkipped):
+        run(source, TrackSkipped(most=0.03, after=50), log_every_n_steps=every)
+
+
+def test_a_list_that_cannot_be_written_is_told_once_and_stops_nothing(source, own_folder, caplog):
+    (own_folder / "run/quarantine.jsonl").mkdir(parents=True)
+    track = TrackSkipped(most=1)
+    run(source, track)
+    assert sum(track.skipped.values()) >= 2 * len(BAD)
+    assert caplog.text.count("what is left out is counted all the same") == 1
+
+
 def test_no_logger_and_a_data_module_that_tells_nothing(source, own_folder):
     run(source, TrackSkipped(most=1), logger=False, default_root_dir=".")
     assert (own_folder / "quarantine.jsonl").is_file()

@@ -1,0 +1,31 @@
+"""Files of this machine, and nothing that only looks like one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = ["open_file"]
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a regular file to read.
+
+    Args:
+        path: Of the file.
+
+    Raises:
+        OSError: Where it cannot be opened; for a pipe, a socket or a device too, which would have its reader wait
+            without end.
+    """
+    # Without waiting, which is nothing to a regular file, and all that lets one look at a pipe.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        kind = IsADirectoryError(errno.EISDIR, "Is a directory", str(path)) if stat.S_ISDIR(mode) else None
+        raise kind or OSError(errno.EINVAL, "Is a pipe, a socket or a device, and no file", str(path))
+    return os.fdopen(descriptor, "rb")
