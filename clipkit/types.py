@@ -39,7 +39,8 @@ class InputSpec(NamedTuple):
         interpolation: ``bicubic``, ``bilinear`` or ``nearest``.
         tokenizer: The text of a ``tokenizer.json``.
         context_length: The most tokens a caption may have, start and end included.
-        pad: ``longest`` where trimming to the longest caption of a batch is exact, else ``max_length``.
+        pad: ``longest`` where trimming to the longest caption of a batch is exact, else ``max_length``; a data
+            module that makes batches for a GPU takes ``multiple_of_8``, the longest rounded up, for the first.
     """
 
     image_size: tuple[int, int]

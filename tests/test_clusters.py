@@ -16,18 +16,10 @@ import torch
 
 from clipkit.cli.main import main
 
-EXPERIMENT = """
-seed_everything: 3
-model:
-  model:
-    class_path: clipkit.models.DualEncoder
-    vision: {class_path: clipkit.towers.TimmTower, name: test_vit, image_size: 32, timm_kwargs: {proj_drop_rate: 0.2}}
-    text: {class_path: clipkit.towers.BagOfWordsTower, width: 16}
-    head: {class_path: clipkit.heads.ContrastiveHead, embed_dim: 16}
-  objective: {class_path: clipkit.objectives.InfoNCE}
-  trainable: {text: none}
-  lr: 1e-3
-  warmup: 5
+TINY = (Path(__file__).parents[0] / "tiny_model.yaml").read_text(encoding="utf-8")
+EXPERIMENT = (
+    TINY
+    + """  trainable: {text: none}
 data: {train: emoji/concepts, caption: name, batch_size: 16, workers: 1}
 trainer:
   accelerator: cpu
@@ -40,6 +32,7 @@ trainer:
   callbacks:
     - {class_path: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: kept, every_n_train_steps: 10, save_last: true}
 """
+)
 SHARDED = [
     "--trainer.strategy.class_path=clipkit.strategies.FSDP2",
     "--trainer.strategy.save_distributed_checkpoint=true",

@@ -30,18 +30,10 @@ SERVER.set_forkserver_preload(
     ["clipkit.cli.session", "clipkit.evaluation", "timm", "transformers", "matplotlib.pyplot"]
 )
 
-EXPERIMENT = """
-seed_everything: 3
-model:
-  model:
-    class_path: clipkit.models.DualEncoder
-    vision: {class_path: clipkit.towers.TimmTower, name: test_vit, image_size: 32, timm_kwargs: {proj_drop_rate: 0.2}}
-    text: {class_path: clipkit.towers.BagOfWordsTower, width: 16}
-    head: {class_path: clipkit.heads.ContrastiveHead, embed_dim: 16}
-  objective: {class_path: clipkit.objectives.InfoNCE}
-  lr: 1e-3
-  warmup: 5
-data:
+TINY = (Path(__file__).parents[0] / "tiny_model.yaml").read_text(encoding="utf-8")
+EXPERIMENT = (
+    TINY
+    + """data:
   train: emoji/concepts
   val: emoji/cells
   caption: name
@@ -60,6 +52,7 @@ trainer:
     - {class_path: recorder.Recorder}
     - {class_path: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: kept, every_n_train_steps: 2, save_last: true}
 """
+)
 RECORDER = '''
 import json, os, signal, threading
 import lightning.pytorch as pl

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from clipkit.benchmarking.timing import Ratio, interleaved
+from clipkit.benchmarking.timing import Ratio, interleaved, ratio
 
-__all__ = ["Row", "as_json", "in_turn", "quotient"]
+__all__ = ["Row", "as_json", "from_seconds", "in_turn", "quotient"]
 
 
 class Row(NamedTuple):
@@ -40,9 +40,8 @@ def in_turn(
 
 def from_seconds(what: str, base: str, taken: Mapping[str, list[float]]) -> Row:
     """The row of two sides that were timed, ``theirs`` and ``ours``."""
-    each = [ours / theirs for theirs, ours in zip(taken["theirs"], taken["ours"], strict=True)]
-    theirs, ours = statistics.median(taken["theirs"]), statistics.median(taken["ours"])
-    return Row(what, base, 1000 * theirs, 1000 * ours, "ms", Ratio(ours / theirs, min(each), max(each)))
+    theirs, ours = (1000 * statistics.median(taken[side]) for side in ("theirs", "ours"))
+    return Row(what, base, theirs, ours, "ms", ratio(taken["ours"], taken["theirs"]))
 
 
 def quotient(what: str, base: str, theirs: float, ours: float, unit: str) -> Row:

@@ -11,7 +11,7 @@ __all__ = ["Ratio", "interleaved", "ratio", "seconds_a_sample"]
 
 
 class Ratio(NamedTuple):
-    """How many times as fast: the quotient of the medians, and the least and most of a round."""
+    """How two sides compare: the quotient of the medians, and the least and most of a round."""
 
     median: float
     least: float
@@ -41,10 +41,10 @@ def interleaved(sides: Mapping[str, Callable[[], float | None]], rounds: int) ->
     return taken
 
 
-def ratio(theirs: list[float], ours: list[float]) -> Ratio:
-    """How many times as fast ours is, from the seconds of the same rounds."""
-    each = [a / b for a, b in zip(theirs, ours, strict=True)]
-    return Ratio(statistics.median(theirs) / statistics.median(ours), min(each), max(each))
+def ratio(one: list[float], other: list[float]) -> Ratio:
+    """One side's seconds by the other's, of the same rounds: how many times as fast the other is."""
+    each = [a / b for a, b in zip(one, other, strict=True)]
+    return Ratio(statistics.median(one) / statistics.median(other), min(each), max(each))
 
 
 def seconds_a_sample(loader: Iterable[Any], batch_size: int) -> float:

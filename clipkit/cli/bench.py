@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         figures = subject.measure(args)
     except ModuleNotFoundError as error:
-        raise ConfigError(f"--against {args.against}: {error}; install open_clip_torch[training].") from error
+        raise ConfigError(f"{error}, which is measured beside; install open_clip_torch[training].") from error
     if args.json is not None:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
     subject.tell(figures)

@@ -110,7 +110,7 @@ def _train(args: argparse.Namespace, experiment: Experiment) -> int:
         tracker = partial(MLflowLogger, tracking_uri=args.tracking_uri)
         callbacks, writer = session.default_callbacks(experiment), DurableCheckpointIO(experiment.name)
         task, data, trainer = experiment.build(callbacks, tracker, writer)
-        session.warn_of_unsaved_epochs(trainer)
+        session.warn_of_unsaved_steps(trainer)
         if args.metrics:
             session.keep_history(trainer, data, args.metrics)
         start = session.newest(trainer, experiment.name) if args.resume == "auto" else args.resume

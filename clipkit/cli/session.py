@@ -57,7 +57,7 @@ __all__ = [
     "keep_history",
     "newest",
     "quiet",
-    "warn_of_unsaved_epochs",
+    "warn_of_unsaved_steps",
 ]
 
 OUT_OF_MEMORY = """out of memory. What takes least away, first:
@@ -144,7 +144,7 @@ def keep_history(trainer: pl.Trainer, data: pl.LightningDataModule, file: str) -
     trainer.loggers = [*trainer.loggers, History(file, effective)]
 
 
-def warn_of_unsaved_epochs(trainer: pl.Trainer) -> None:
+def warn_of_unsaved_steps(trainer: pl.Trainer) -> None:
     """Say what Lightning does not: which steps its checkpoints leave out, ``save_last`` or not."""
     savers: list[Any] = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
     newest = [one for one in savers if one.monitor is None and one.save_top_k]

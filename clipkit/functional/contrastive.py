@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +31,9 @@ def info_nce(
 
     Returns:
         Scalar loss in nats, at least in fp32; ln B is what knowing nothing costs.
+
+    Raises:
+        ArgumentError: For a tile of no rows.
     """
     return info_nce_rows(image, text, logit_scale, concept=concept, all_concepts=concept, tile=tile)
 
@@ -66,71 +70,63 @@ def info_nce_rows(
         Scalar.
     """
     concepts = None if concept is None or all_concepts is None else (concept, all_concepts)
-    if tile is None and len(image) * len(text) <= AT_ONCE:
-        return _at_once(image, text, logit_scale, concepts, offset, join or _alone)
-    return _in_strips(image, text, logit_scale, concepts, offset, join or _alone, tile)
+    share = _Share(image, text, logit_scale, concepts, slice(offset, offset + len(image)), join or _alone)
+    at_once = tile is None and len(image) * len(text) <= AT_ONCE
+    return _at_once(share) if at_once else _in_strips(share, tile)
+
+
+class _Share(NamedTuple):
+    """What a rank's share is made of; both ways of making it read the same."""
+
+    image: Tensor  # (B, D)
+    text: Tensor  # (N, D)
+    scale: Tensor
+    concepts: tuple[Tensor, Tensor] | None  # (B,) and (N,)
+    own: slice  # columns of the rows' own texts
+    join: Callable[[Tensor], Tensor]
 
 
 def _alone(part: Tensor) -> Tensor:
     return part
 
 
-def _at_once(
-    image: Tensor,
-    text: Tensor,
-    logit_scale: Tensor,
-    concepts: tuple[Tensor, Tensor] | None,
-    offset: int,
-    join: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """The share of InfoNCE with all similarities in memory: the fewest operations, and O(B * N) of it."""
-    own = slice(offset, offset + image.shape[0])
-    logits = logit_scale * similarities(image, text)  # (B, N)
-    columns = join(logits.logsumexp(0))[own]  # (B,)
-    if concepts is None:
-        matched = logits[:, own].diagonal()  # (B,)
+def _at_once(share: _Share) -> Tensor:
+    """The share with all similarities in memory: the fewest operations, and O(B * N) of it."""
+    logits = share.scale * similarities(share.image, share.text)  # (B, N)
+    columns = share.join(logits.logsumexp(0))[share.own]  # (B,)
+    if share.concepts is None:
+        matched = logits[:, share.own].diagonal()  # (B,)
     else:
-        target = positives(*concepts).to(logits.dtype)  # (B, N)
+        target = positives(*share.concepts).to(logits.dtype)  # (B, N)
         matched = (logits * target).sum(1) / target.sum(1)
     # Positives are symmetric and as many in a row as in its column, so both directions share their matched term.
     return ((logits.logsumexp(1) + columns) / 2 - matched).mean()
 
 
-def _in_strips(
-    image: Tensor,
-    text: Tensor,
-    logit_scale: Tensor,
-    concepts: tuple[Tensor, Tensor] | None,
-    offset: int,
-    join: Callable[[Tensor], Tensor],
-    tile: int | None,
-) -> Tensor:
-    """The share of InfoNCE in memory O(tile * N)."""
-    rows, columns, own = negatives_logsumexp(image, text, logit_scale, offset, tile)
-    columns = join(columns)[offset : offset + len(image)]  # (B,)
+def _in_strips(share: _Share, tile: int | None) -> Tensor:
+    """The share in memory O(tile * N)."""
+    rows, columns, own = negatives_logsumexp(share.image, share.text, share.scale, share.own.start, tile)
+    columns = share.join(columns)[share.own]  # (B,)
     loss = (softplus_exact(rows - own) + softplus_exact(columns - own)) / 2  # against own pairs alone
-    if concepts is not None:
-        loss = loss + _share_with_others(image, text, logit_scale, own, concepts, offset)
+    if share.concepts is not None:
+        loss = loss + _less_the_others(share, own, share.concepts[1])
     return loss.mean()
 
 
-def _share_with_others(
-    image: Tensor, text: Tensor, scale: Tensor, own: Tensor, concepts: tuple[Tensor, Tensor], offset: int
-) -> Tensor:
+def _less_the_others(share: _Share, own: Tensor, all_concepts: Tensor) -> Tensor:
     """(B,) the own pair's logit less the mean over the row's positives; zero to the last bit where it is the only one.
 
     Logits are linear in the text, so that the sum over positives is one product with the sum of their texts.
     """
-    concept, all_concepts = concepts
     in_order, order = all_concepts.sort()
     group = torch.empty_like(order)  # (N,) counts concepts from 0, without the sync that ``unique`` costs on a GPU
     group[order] = (in_order.diff(prepend=in_order[:1]) != 0).cumsum(0)
-    mine = group[offset : offset + len(concept)]  # (B,)
-    counts = own.new_zeros(len(text)).index_add(0, group, own.new_ones(len(text)))[mine]  # (B,)
-    with torch.autocast(image.device.type, enabled=False):
-        text = text.to(own.dtype)
+    mine = group[share.own]  # (B,)
+    counts = own.new_zeros(len(group)).index_add(0, group, own.new_ones(len(group)))[mine]  # (B,)
+    with torch.autocast(own.device.type, enabled=False):
+        text = share.text.to(own.dtype)
         sums = torch.zeros_like(text).index_add(0, group, text)[mine]  # (B, D)
-        others = scale * (image * (sums - text[offset : offset + len(image)])).sum(1)
+        others = share.scale * (share.image * (sums - text[share.own])).sum(1)
     return ((counts - 1) * own - others) / counts
 
 

@@ -33,6 +33,9 @@ def sigmoid_loss(
 
     Returns:
         Scalar loss in nats, at least in fp32.
+
+    Raises:
+        ArgumentError: For a tile of no rows.
     """
     return sigmoid_loss_rows(image, text, logit_scale, logit_bias, concept=concept, all_concepts=concept, tile=tile)
 

@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-__all__ = ["AT_ONCE", "STRIP", "negatives_logsumexp", "pair_losses", "strip_rows"]
+from clipkit.types import ArgumentError
+
+__all__ = ["AT_ONCE", "STRIP", "check_tile", "negatives_logsumexp", "pair_losses", "softplus_exact", "strip_rows"]
 
 AT_ONCE = 2**20
 """Similarities that are not worth splitting: fewer operations, and as much time as a CPU takes in strips."""
@@ -35,9 +37,20 @@ class _Strip(NamedTuple):
     own: tuple[Tensor, Tensor]  # where in ``logits`` own pairs are
 
 
+def check_tile(tile: int | None) -> None:
+    """Refuse a strip of no rows.
+
+    Raises:
+        ArgumentError: For ``tile``.
+    """
+    if tile is not None and tile < 1:
+        raise ArgumentError("tile", f"{tile} is not at least 1 row; None chooses a size that fits")
+
+
 def strip_rows(rows: int, columns: int, tile: int | None) -> int:
     """Rows of a strip: ``tile``, or as many as fill ``STRIP``; never more than there are."""
-    return max(1, min(rows, tile or STRIP // max(columns, 1)))
+    check_tile(tile)
+    return max(1, min(rows, STRIP // max(columns, 1) if tile is None else tile))
 
 
 def softplus_exact(x: Tensor) -> Tensor:
@@ -59,6 +72,9 @@ def negatives_logsumexp(
 
     Returns:
         (B,) by row, (N,) by column, both -inf where there is no other pair, and (B,) the own pairs; at least in fp32.
+
+    Raises:
+        ArgumentError: For a tile of no rows.
     """
     found: Any = _Negatives.apply(image, text, logit_scale, offset, tile)
     return cast("tuple[Tensor, Tensor, Tensor]", found)
@@ -86,6 +102,9 @@ def pair_losses(
 
     Returns:
         Scalar, at least in fp32.
+
+    Raises:
+        ArgumentError: For a tile of no rows.
     """
     found: Any = _Pairs.apply(image, text, logit_scale, logit_bias, concepts, offset, tile)
     return cast("Tensor", found)

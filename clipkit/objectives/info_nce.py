@@ -6,6 +6,7 @@ from typing import Any
 
 from clipkit.distributed import all_logsumexp, gather, rank
 from clipkit.functional.contrastive import info_nce_rows
+from clipkit.functional.strips import check_tile
 from clipkit.objectives.base import Objective
 from clipkit.types import ImageTextBatch, ObjectiveOutput
 
@@ -22,12 +23,16 @@ class InfoNCE(Objective):
         second: The field it is matched with, (B, D) normalised.
         scale: Field with the exponentiated temperature.
         tile: Rows of the similarity matrix in memory at a time; None for a size that fits.
+
+    Raises:
+        ArgumentError: For a tile of no rows.
     """
 
     def __init__(
         self, first: str = "image", second: str = "text", scale: str = "logit_scale", tile: int | None = None
     ) -> None:
         super().__init__()
+        check_tile(tile)
         self.first, self.second, self.scale, self.tile = first, second, scale, tile
 
     def forward(self, outputs: Any, batch: ImageTextBatch) -> ObjectiveOutput:

@@ -6,6 +6,7 @@ from typing import Any
 
 from clipkit.distributed import gather, rank
 from clipkit.functional.sigmoid import sigmoid_loss_rows
+from clipkit.functional.strips import check_tile
 from clipkit.objectives.base import Objective
 from clipkit.types import ImageTextBatch, ObjectiveOutput
 
@@ -21,6 +22,9 @@ class Sigmoid(Objective):
         scale: Field with the exponentiated temperature.
         bias: Field with the bias on the logits.
         tile: Rows of the similarity matrix in memory at a time; None for a size that fits.
+
+    Raises:
+        ArgumentError: For a tile of no rows.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class Sigmoid(Objective):
         tile: int | None = None,
     ) -> None:
         super().__init__()
+        check_tile(tile)
         self.first, self.second, self.scale, self.bias, self.tile = first, second, scale, bias, tile
 
     def forward(self, outputs: Any, batch: ImageTextBatch) -> ObjectiveOutput:

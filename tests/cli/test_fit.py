@@ -23,18 +23,10 @@ import clipkit
 from clipkit.cli.main import main
 from clipkit.tasks import ContrastiveTask
 
-YAML = """
-seed_everything: 3
-model:
-  model:
-    class_path: clipkit.models.DualEncoder
-    vision: {class_path: clipkit.towers.TimmTower, name: test_resnet, image_size: 32}
-    text: {class_path: clipkit.towers.BagOfWordsTower, width: 32}
-    head: {class_path: clipkit.heads.ContrastiveHead, embed_dim: 32}
-  objective: {class_path: clipkit.objectives.InfoNCE}
-  lr: 1e-3
-  warmup: 2
-data: {train: emoji/concepts, val: emoji/cells, caption: name, batch_size: 32, workers: 0}
+TINY = (Path(__file__).parents[1] / "tiny_model.yaml").read_text(encoding="utf-8")
+YAML = (
+    TINY
+    + """data: {train: emoji/concepts, val: emoji/cells, caption: name, batch_size: 32, workers: 0}
 trainer:
   max_epochs: 1
   limit_train_batches: 4
@@ -48,6 +40,7 @@ trainer:
       mode: max
     - {class_path: lightning.pytorch.callbacks.ModelCheckpoint, filename: last, save_on_train_epoch_end: true}
 """
+)
 
 
 def tracking() -> mlflow.MlflowClient:
@@ -86,7 +79,7 @@ def test_a_run_says_what_it_did_and_where_to_see_it(tiny: str, capsys: pytest.Ca
     assert "emoji/concepts" in out
     assert "image_to_text_R@1" in out
     (checkpoint,) = re.findall(r"^checkpoint: (\S+\.ckpt)  \(emoji/concepts/acc5", out, re.MULTILINE)
-    assert clipkit.load(checkpoint).head.embed_dim == 32
+    assert clipkit.load(checkpoint).head.embed_dim == 16
     assert "mlflow server --backend-store-uri sqlite:///mlflow.db" in out
     (run_id,) = re.findall(r"this run: .*/runs/(\w+)", out)
     client = tracking()

@@ -290,18 +290,13 @@ def test_what_was_said_last(own_folder):
     assert last_line(Path("log")) == ""
 
 
-BASE = """
-model:
-  model:
-    class_path: clipkit.models.DualEncoder
-    vision: {class_path: clipkit.towers.TimmTower, name: test_resnet, image_size: 32}
-    text: {class_path: clipkit.towers.BagOfWordsTower, width: 32}
-    head: {class_path: clipkit.heads.ContrastiveHead, embed_dim: 32}
-  objective: {class_path: clipkit.objectives.InfoNCE}
-  warmup: 2
-data: {train: emoji/concepts, caption: name, batch_size: 16, workers: 0}
+TINY = (Path(__file__).parents[1] / "tiny_model.yaml").read_text(encoding="utf-8")
+BASE = (
+    TINY
+    + """data: {train: emoji/concepts, caption: name, batch_size: 16, workers: 0}
 trainer: {max_epochs: 2, limit_train_batches: 2, limit_val_batches: 0, accelerator: cpu, log_every_n_steps: 1}
 """
+)
 REAL = """
 base: tiny.yaml
 metric: train/loss

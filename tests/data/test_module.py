@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections import Counter
+from types import SimpleNamespace
 
 import datasets
 import lightning.pytorch as pl
@@ -296,3 +297,16 @@ def test_from_yaml(folder, spec):
     assert isinstance(made.training.recipe.transforms[0], RandomResizedCrop)
     made.inputs = spec
     assert next(iter(made.train_dataloader())).image.shape == (4, 3, 8, 8)
+
+
+@pytest.mark.parametrize(("device", "pad"), [("cpu", "longest"), ("cuda", "multiple_of_8")])
+def test_a_gpu_sees_lengths_in_multiples_of_8(folder, make, device, pad):
+    data = make(folder, templates=["one two three four five {}"])
+    data.trainer = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device(device)), overfit_batches=0, accumulate_grad_batches=1
+    )
+    data.inputs = data.inputs._replace(context_length=20)
+    lengths = {batch.tokens.shape[1] for batch in data.train_dataloader()}
+    assert max(lengths) < 20 and all((length % 8 == 0) == (pad == "multiple_of_8") for length in lengths)
+    data.inputs = data.inputs._replace(pad="max_length")  # which nothing may change
+    assert {batch.tokens.shape[1] for batch in data.train_dataloader()} == {data.inputs.context_length}

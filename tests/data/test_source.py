@@ -93,6 +93,9 @@ def test_parquet(tmp_path, capfd):
 
 
 def test_parquet_of_bare_bytes(tmp_path):
+    named = pa.table({"jpeg": [png(0), png(1)], "txt": ["x", "y"]})
+    pq.write_table(named, tmp_path / "b.parquet")
+    check(load_rows(str(tmp_path / "b.parquet")), 2, image="jpeg")
     bare = pa.table({"jpg": [png(0), png(1)], "txt": ["x", "y"]})
     pq.write_table(bare, tmp_path / "a.parquet")
     check(load_rows(str(tmp_path / "a.parquet")), 2, image="jpg")

@@ -10,6 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clipkit.benchmarking import peak_memory
 from clipkit.functional import info_nce, info_nce_rows, sigmoid_loss, sigmoid_loss_rows
+from clipkit.objectives import InfoNCE, Sigmoid
+from clipkit.types import ArgumentError
 
 CONCEPTS = torch.tensor([3, 1, 3, 2, 1, 3, 9, 4, 5, 6, 3, 2, 8])
 LOSSES = {
@@ -187,3 +189,12 @@ def test_memory_is_a_small_share_of_open_clips(both):
         peak_memory(lambda loss=loss: found(loss, leaves)) for loss in (lambda *a: ours(*a, tile=32), theirs)
     )
     assert naive > 15 * mine
+
+
+@pytest.mark.parametrize("tile", [0, -3])
+def test_a_tile_of_no_rows_is_refused(both, tile):
+    with pytest.raises(ArgumentError, match=f"tile: {tile} is not at least 1 row"):
+        found(both[0], make_leaves(), tile=tile)
+    for objective in (InfoNCE, Sigmoid):
+        with pytest.raises(ArgumentError, match="tile: "):
+            objective(tile=tile)
