@@ -91,7 +91,7 @@ class Health(pl.Callback):
         """Measure gradients by child of the model, and skip the step where one is not finite."""
         model: Any = pl_module.model  # a task's
         norms = {name: _grad_norm(child) for name, child in model.named_children()} or {"model": _grad_norm(model)}
-        bad = ~torch.stack(list(norms.values())).isfinite().all()
+        bad = ~sum(norms.values(), torch.zeros((), device=pl_module.device)).isfinite()
         self._recent.append((trainer.global_step, self._window, bad))
         self._window = []
         # A fused optimiser leaves weights and state alone where found_inf is 1, with no wait for the device.

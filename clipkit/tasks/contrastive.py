@@ -105,10 +105,11 @@ class ContrastiveTask(pl.LightningModule):
     def training_step(self, batch: ImageTextBatch, batch_idx: int) -> dict[str, Any]:
         """One step; the loss, and the outputs detached for whoever watches."""
         outputs, objective = self._both(batch)
-        logs = {f"train/{name}": value for name, value in objective.logs.items()}
-        # A rank's share alone is not the loss.
-        self.log("train/loss", objective.loss.detach(), prog_bar=True, sync_dist=True, batch_size=len(batch.image))
-        self.log_dict({**logs, **_temperature(outputs)}, batch_size=len(batch.image))
+        if self._is_logged():
+            logs = {f"train/{name}": value for name, value in objective.logs.items()}
+            # A rank's share alone is not the loss.
+            self.log("train/loss", objective.loss.detach(), prog_bar=True, sync_dist=True, batch_size=len(batch.image))
+            self.log_dict({**logs, **_temperature(outputs)}, batch_size=len(batch.image))
         return {"loss": objective.loss, "outputs": _detached(outputs)}
 
     def validation_step(self, batch: ImageTextBatch, batch_idx: int) -> Any:
@@ -156,6 +157,14 @@ class ContrastiveTask(pl.LightningModule):
         rows = self.micro_batch_size
         outputs = self.model(batch) if rows is None else in_micro_batches(self.model, batch, rows)
         return outputs, self.objective(outputs, batch)
+
+    def _is_logged(self) -> bool:
+        """Whether a logger takes this step's figures, or a checkpoint the epoch's last ones.
+
+        Lightning looks at its log steps only when it has already gathered the figures of every step, from all ranks.
+        """
+        every = max(1, int(self.trainer.log_every_n_steps))  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        return (self.global_step + 1) % every == 0 or self.trainer.is_last_batch
 
     def _groups(self) -> list[dict[str, Any]]:
         return parameter_groups(self.model, self.lr, self.weight_decay, self.lr_scale, others=[self.objective])

@@ -104,6 +104,15 @@ def test_accumulated_batches_are_one_step(make_model, batches):
     assert [rates[0] for rates in recorder.rates] == pytest.approx([1e-3] * 5 + [0.0], abs=1e-9)
 
 
+def test_figures_of_the_log_steps_and_of_an_epochs_last(make_model, batches, monkeypatch):
+    logged = []
+    monkeypatch.setattr(ContrastiveTask, "log", lambda self, name, *args, **given: logged.append(self.global_step))
+    for every, expected in ((2, [1, 3, len(batches) - 1]), (50, [len(batches) - 1])):
+        logged.clear()
+        fit(task_of(make_model()), batches, log_every_n_steps=every)
+        assert sorted(set(logged)) == sorted(set(expected))
+
+
 def test_two_groups_a_rate_fused(make_model, batches):
     task = task_of(make_model(), lr_scale={"vision": 0.1})
     trainer, recorder = fit(task, batches)
