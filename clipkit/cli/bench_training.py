@@ -93,6 +93,9 @@ def measure_batch(args: argparse.Namespace) -> dict[str, Any]:
 def add_overhead_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare ``clipkit bench overhead``."""
     parser.add_argument("--steps", metavar="N", type=int, default=2000, help="steps that do nothing (2,000)")
+    loaded = "experiment whose steps are timed on loaded batches (emoji)"
+    parser.add_argument("--experiment", metavar="NAME", default="emoji", help=loaded)
+    parser.add_argument("--batch", metavar="B", type=int, help="its data.batch_size, if another")
     _add_rounds(parser, 5)
 
 
@@ -112,7 +115,8 @@ def measure_overhead(args: argparse.Namespace) -> dict[str, Any]:
             "--trainer.logger=false",
             "--trainer.enable_progress_bar=false",
         ]
-        experiment = load_experiment(["emoji"], [*plain, "--data.workers=1"])
+        batch = [] if args.batch is None else [f"--data.batch_size={args.batch}"]
+        experiment = load_experiment([args.experiment], [*plain, "--data.workers=1", *batch])
 
         def watched(folder: Path) -> tuple[Logger, list[pl.Callback]]:
             logger = MLflowLogger(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", save_dir=str(folder))

@@ -67,7 +67,7 @@ def test_batch(tmp_path, capsys):
 def test_overhead(tmp_path, capsys, monkeypatch):
     start = quotient("start", "its imports", 1.0, 2.0, "ms")
     monkeypatch.setattr("clipkit.benchmarking.measure_start", lambda words, rounds: start)
-    figures, _ = figures_of(["overhead", "--steps", "20"], tmp_path, capsys)
+    figures, _ = figures_of(["overhead", "--steps", "20", "--batch", "16"], tmp_path, capsys)
     assert [row["base"] for row in figures["rows"]] == [
         "Lightning",
         "a loop by hand",
