@@ -84,6 +84,7 @@ def srun(folder: Path, words: list[str], signum: int | None = None) -> list[int]
     return [task.exitcode for task in tasks]
 
 
+@pytest.mark.nightly  # six processes of real commands
 def test_slurms_warning_stops_all_tasks_saved_and_the_job_goes_on(own_folder):
     assert srun(own_folder / "whole", SHARDED) == [0, 0]
     folder = own_folder / "stopped"
