@@ -109,8 +109,10 @@ class Assembly(LightningCLI):
 
     def dumped(self) -> dict[str, Any]:
         """Return the parsed configuration with every default, as plain data."""
-        text = self.parser.dump(self.config, skip_unset=False, skip_link_targets=False, format="yaml")
-        dumped: dict[str, Any] = yaml.safe_load(text)
+        # It is valid, as it has just been parsed, and checking it again takes as long as parsing.
+        parts = {"skip_unset": False, "skip_link_targets": False, "skip_validation": True}
+        dumped: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, format="yaml", **parts))
+        self.config_dump = dumped  # where Lightning looks for the hyperparameters, or else makes the same once more
         return dumped
 
     def assemble(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import glob
 import hashlib
 import itertools
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 
 import datasets
 import huggingface_hub
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, IterableDataset
@@ -75,11 +77,16 @@ def load_rows(source: str, split: str = "train", image: str | None = None) -> Da
 def _emoji(split: str) -> Dataset:
     if split not in (*EMOJI_SPLITS, "all"):
         raise ArgumentError("train", f"the emoji set has no split {split!r}; it has {', '.join(EMOJI_SPLITS)} and all")
-    with resources.as_file(resources.files("clipkit") / "data/assets/emoji/emoji.parquet") as file:
-        table = pq.read_table(file)
+    table = _emoji_table()
     if split != "all":
         table = table.filter(pc.field("split") == split)
     return Dataset(datasets.table.InMemoryTable(table), fingerprint=f"clipkit-emoji-{split}")
+
+
+@functools.cache  # a run opens it for training, validation and each task
+def _emoji_table() -> pa.Table:
+    with resources.as_file(resources.files("clipkit") / "data/assets/emoji/emoji.parquet") as file:
+        return pq.read_table(file)
 
 
 def name_and_split(source: str) -> tuple[str, str | None]:
