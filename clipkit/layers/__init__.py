@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clipkit.layers.attention import attention_kernel
 from clipkit.layers.component import Component, Factory
 from clipkit.layers.pooling import Pool, pool_tokens
 from clipkit.layers.transformer import Activation, QuickGELU, Transformer, TransformerBlock
@@ -14,5 +15,6 @@ __all__ = [
     "QuickGELU",
     "Transformer",
     "TransformerBlock",
+    "attention_kernel",
     "pool_tokens",
 ]

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import timm
@@ -15,6 +16,7 @@ from timm.models import _builder, _factory, group_parameters
 from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 from torch import Tensor, nn
 
+from clipkit.layers import attention_kernel
 from clipkit.towers.base import VisionTower
 from clipkit.types import ArgumentError, Features
 
@@ -74,6 +76,10 @@ class TimmTower(VisionTower):
         self.register_buffer("pixel_std", torch.tensor(self.std).view(1, 3, 1, 1), persistent=False)
         if patch_drop and not any(getattr(m, "patch_drop", None) for m in self.backbone.modules()):
             raise ArgumentError("patch_drop", f"{name} has no patches to leave out")
+        # Patches of plain transformers; of blocks that are computed again, outside this forward, the kernel must not
+        # depend on it.
+        patches = getattr(getattr(self.backbone, "patch_embed", None), "num_patches", None)
+        self.length = None if gradient_checkpointing else patches
         self.width = self._measure(refused)
         if gradient_checkpointing:
             self._checkpoint_gradients()
@@ -119,7 +125,8 @@ class TimmTower(VisionTower):
         """
         if image.dtype == torch.uint8:
             image = (image.to(self.pixel_mean.dtype) / 255 - self.pixel_mean) / self.pixel_std  # (B, 3, H, W)
-        features = self.backbone.forward_features(image.contiguous(memory_format=self.layout))
+        with nullcontext() if self.length is None else attention_kernel(image.device, self.length):
+            features = self.backbone.forward_features(image.contiguous(memory_format=self.layout))
         pooled = self.backbone.forward_head(features, pre_logits=True)  # (B, width)
         return Features(pooled, _tokens(features, pooled.shape[-1], getattr(self.backbone, "output_fmt", "NCHW")))
 

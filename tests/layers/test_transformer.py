@@ -31,6 +31,22 @@ def test_a_block_against_torchs_attention(causal):
     torch.testing.assert_close(block(x), slow_block(block, x, causal))
 
 
+@pytest.mark.parametrize("length", [7, 130])
+def test_attention_in_bf16_is_near_that_in_fp32(length):
+    torch.manual_seed(0)
+    block, x = TransformerBlock(WIDTH, HEADS), torch.randn(2, length, WIDTH)
+    results = []
+    for half in (False, True):
+        given = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            out = block(given)
+        out.float().square().sum().backward()
+        results.append((out.float(), given.grad, block.attn.in_proj.weight.grad.clone()))
+        block.zero_grad()
+    for exact, near in zip(*results, strict=True):
+        assert (exact - near).norm() < 0.02 * exact.norm()
+
+
 def test_causal_means_that_later_tokens_do_not_matter():
     torch.manual_seed(0)
     model, x = Transformer(WIDTH, 2, HEADS), torch.randn(2, 6, WIDTH)
