@@ -145,8 +145,13 @@ class TableShards(NamedTuple):
 
 def head(shards: Shards, rows: int = HEAD) -> tuple[Dataset, list[Skipped]]:
     """The first rows with all their columns, by which names and kinds are checked, and what was left out among them."""
-    found = list(islice(_first_items(shards), 4 * rows))
-    good = [row for row in found if not isinstance(row, Skipped)][:rows]
+    found: list[Row | Skipped] = []
+    good: list[Row] = []
+    for item in islice(_first_items(shards), 4 * rows):
+        found.append(item)
+        good += [] if isinstance(item, Skipped) else [item]
+        if len(good) == rows:
+            break
     columns = list(dict.fromkeys(name for row in good for name in row if name not in (KEY, SOURCE)))
     arrays = {name: array for name in columns if (array := _array([row.get(name) for row in good])) is not None}
     made = Dataset(pa.table(arrays))
