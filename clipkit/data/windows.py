@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ __all__ = ["Consumer", "StreamPlace", "Windows"]
 
 
 MOST_BYTES = 256 << 20
-"""Of the images of a window; one that holds as much is closed before it has all its rows."""
+"""Of the images and texts of a window; one that holds as much is closed before it has all its rows."""
 
 
 class Consumer(NamedTuple):
@@ -124,7 +124,7 @@ class Windows:
                 begin, window = place._replace(shard=shard, begin=at, window=next(number), used=0), []
                 keys, size = set(), 0
             window += [_unless_seen(item, keys) for item in items if self._is_mine(item, place.borrowed)]
-            size += sum(self._size(item) for item in items)
+            size += sum(_size(item) for item in items if not isinstance(item, Skipped))
         if window:
             yield begin, window
 
@@ -135,15 +135,22 @@ class Windows:
             for at, items in self.shards.parts(order[number], begin, self.columns):
                 yield number, at, items
 
-    def _size(self, item: Row | Skipped) -> int:
-        image = None if isinstance(item, Skipped) else item.get(self.shards.image or "")
-        return len(image.get("bytes") or b"") if isinstance(image, dict) else 0
-
     def _is_mine(self, item: Row | Skipped, borrowed: int) -> bool:
         if self.share.loaders == 1 or borrowed or self.resample:
             return True
         key = item.key if isinstance(item, Skipped) else item[KEY]
         return stable_id(key) % self.share.loaders == self.share.number
+
+
+def _size(value: Any) -> int:
+    """Bytes of what is read of a row: images, captions and whatever else; a letter beyond ASCII takes up to four."""
+    if isinstance(value, bytes):
+        return len(value)
+    if isinstance(value, str):
+        return len(value) * (1 if value.isascii() else 4)
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, list) else 8
 
 
 def _unless_seen(item: Row | Skipped, keys: set[tuple[str, str]]) -> Row | Skipped:
