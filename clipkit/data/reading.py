@@ -122,12 +122,16 @@ def seen_once(found: Captioned, left_out: Sequence[Skipped] = ()) -> Captioned:
 
 
 def first_rows(shards: Shards, most: int, name: str) -> tuple[Dataset, list[Skipped]]:
-    """The first rows of a stream, as what is to be seen whole (validation), and what was left out among them.
+    """The first rows of a stream, all at once in memory (validation), and what was left out among them.
 
     Raises:
         ArgumentError: For ``train``, where there is none; for ``image``, where none has an image.
     """
-    rows, left_out = head(shards, most)
+    return _some(head(shards, most, float("inf")), name)
+
+
+def _some(found: tuple[Dataset, list[Skipped]], name: str) -> tuple[Dataset, list[Skipped]]:
+    rows, left_out = found
     if not len(rows):
         if left_out and {one.reason for one in left_out} == {"missing_member"}:
             first = left_out[0]
@@ -162,7 +166,7 @@ def stream_sources(
     """
     sources = {}
     for name, shards in found.items():
-        rows, _ = first_rows(shards, 256, name)
+        rows, _ = _some(head(shards), name)
         try:
             check_filters(rows, filters)
             recipe = wanted.recipe(wanted.check(_complete(rows, wanted), whole=False))

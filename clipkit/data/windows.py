@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import count
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from clipkit.data.hashes import stable_id
 from clipkit.data.order import sample_rng
-from clipkit.data.sharded import KEY, SOURCE, Row, Shards
+from clipkit.data.sharded import KEY, SOURCE, Row, Shards, row_bytes
 from clipkit.data.skips import Skipped, TooManyUnusable
 
 __all__ = ["Consumer", "StreamPlace", "Windows"]
@@ -124,7 +124,7 @@ class Windows:
                 begin, window = place._replace(shard=shard, begin=at, window=next(number), used=0), []
                 keys, size = set(), 0
             window += [_unless_seen(item, keys) for item in items if self._is_mine(item, place.borrowed)]
-            size += sum(_size(item) for item in items if not isinstance(item, Skipped))
+            size += sum(row_bytes(item) for item in items if not isinstance(item, Skipped))
         if window:
             yield begin, window
 
@@ -140,17 +140,6 @@ class Windows:
             return True
         key = item.key if isinstance(item, Skipped) else item[KEY]
         return stable_id(key) % self.share.loaders == self.share.number
-
-
-def _size(value: Any) -> int:
-    """Bytes of what is read of a row: images, captions and whatever else; a letter beyond ASCII takes up to four."""
-    if isinstance(value, bytes):
-        return len(value)
-    if isinstance(value, str):
-        return len(value) * (1 if value.isascii() else 4)
-    if isinstance(value, dict):
-        return sum(map(_size, value.values()))
-    return sum(map(_size, value)) if isinstance(value, list) else 8
 
 
 def _unless_seen(item: Row | Skipped, keys: set[tuple[str, str]]) -> Row | Skipped:
