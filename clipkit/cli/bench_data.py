@@ -79,7 +79,7 @@ def _subject(spec: str, args: argparse.Namespace) -> Subject:
     from clipkit.types import InputSpec
 
     shards = find_shards(spec, "train", args.image)
-    rows = load_rows(spec, "train", args.image) if shards is None else first_rows(shards, args.images, spec)
+    rows = load_rows(spec, "train", args.image) if shards is None else first_rows(shards, args.images, spec)[0]
     half, sides = (0.5, 0.5, 0.5), (args.size, args.size)
     inputs = InputSpec(sides, half, half, "bicubic", read_tokenizer(args.tokenizer), 77, "longest")
     return subject(rows, inputs, args.image, args.caption, args.images)

@@ -42,6 +42,7 @@ from clipkit.tracking import (
     TooManySkipped,
     TrackRun,
     TrackSkipped,
+    TrackValidation,
     install_redaction,
     run_of_checkpoint,
 )
@@ -100,7 +101,7 @@ def default_callbacks(experiment: Experiment) -> list[pl.Callback]:
         watching.append(TrainingProgress())
     watching += [TrackRun(experiment.config), TrackSkipped()]
     if experiment.config.get("data", {}).get("val") or experiment.config.get("data", {}).get("val_fraction"):
-        watching += [ValidationRetrieval(), LogPictures()]
+        watching += [ValidationRetrieval(), TrackValidation(), LogPictures()]
     return [*watching, Interrupt()]
 
 

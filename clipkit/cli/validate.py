@@ -34,7 +34,9 @@ def run(args: argparse.Namespace) -> int:
     experiment = load(args)
     if experiment is None:
         return 0
-    task, data, trainer = experiment.build()
+    from clipkit.tracking import TrackValidation
+
+    task, data, trainer = experiment.build([TrackValidation()])
     weights_only = True if args.checkpoint else None
     trainer.validate(task, datamodule=data, ckpt_path=args.checkpoint, weights_only=weights_only)
     return 0

@@ -52,7 +52,7 @@ def fetch_packages(folder: Path, packages: Sequence[str] = PACKAGES) -> Path:
             "npm was not found: install Node.js, or pass a node_modules folder that holds " + ", ".join(packages)
         )
     folder.mkdir(parents=True, exist_ok=True)
-    command = [npm, "install", "--silent", "--no-fund", "--no-audit", "--prefix", str(folder), *packages]
+    command = [npm, "install", "--loglevel=error", "--no-fund", "--no-audit", "--prefix", str(folder), *packages]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         message = done.stderr.strip() or done.stdout.strip() or "no message"

@@ -100,8 +100,8 @@ def build_icons(
     chosen, refused = _choose(package, sets)
     shards = _shards(package, chosen)
     _begin(out, {"package": _version(package), "size": size, "sets": sorted(chosen)})
-    done = [record for shard in shards if (record := _record(out, shard.number)) is not None]
-    todo = [shard for shard in shards if _record(out, shard.number) is None]
+    kept = {shard.number: record for shard in shards if (record := _record(out, shard.number)) is not None}
+    done, todo = [*kept.values()], [shard for shard in shards if shard.number not in kept]
     work = _Draw(package, out, size)
     _tell(report, done)
     for record in in_order(work, todo, (os.cpu_count() or 1) if workers is None else workers):
@@ -112,9 +112,8 @@ def build_icons(
     (out / "README.md").write_text(card(_version(package), size, chosen, written, refused), encoding="utf-8")
     files = [_file(shard.number) for shard in shards]
     close_folder(out, files, FEATURES, _fingerprint(out, files))
-    weight = sum((out / file).stat().st_size for file in files)
     figures = {name: count for name, count in counts.items() if not name.startswith("set:")}
-    return {**figures, "sets": len(chosen), "bytes": weight}
+    return {**figures, "sets": len(chosen), "bytes": figures["bytes"]}
 
 
 def _choose(package: Path, wanted: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -160,6 +159,9 @@ class _Draw:
         file = self.out / _file(shard.number)
         part = self.out / "work" / f"{shard.number:05}.{os.getpid()}.part"
         write_stream(part, FEATURES.arrow_schema, [pa.Table.from_pylist(rows, FEATURES.arrow_schema)])
+        with part.open("rb+") as written:  # a record on disk is of a shard on disk
+            counts["bytes"] = written.seek(0, os.SEEK_END)
+            os.fsync(written.fileno())
         os.replace(part, file)
         write_json(_place(self.out, shard.number), counts)
         return dict(counts)
@@ -260,5 +262,9 @@ def _place(out: Path, number: int) -> Path:
 
 
 def _record(out: Path, number: int) -> dict[str, int] | None:
-    path = _place(out, number)
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """What is known of a shard that is whole; None where it has to be drawn."""
+    path, file = _place(out, number), out / _file(number)
+    if not (path.is_file() and file.is_file()):
+        return None
+    record: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
+    return record if file.stat().st_size == record.get("bytes") else None

@@ -88,7 +88,7 @@ def check(
         context_length: Tokens that a model will take, start and end included.
         image: The image column; the first with images where none is given.
         caption: The caption columns; the first usual one where none is given.
-        near: Whether to look for near-duplicates, which takes some milliseconds an image.
+        near: Whether to look for near-duplicates, which takes most of the time.
         limit: Stop after this many rows.
         workers: Processes; one a core where none is given; 0 works in this one.
         report: Told of the progress: rows read, rows skipped by reason.

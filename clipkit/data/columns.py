@@ -17,6 +17,7 @@ __all__ = [
     "guess_column",
     "image_column",
     "may_hold_images",
+    "plain_texts",
     "require_columns",
     "stored",
 ]
@@ -72,6 +73,18 @@ def require_columns(rows: Dataset, names: Iterable[str], argument: str) -> None:
 def stored(rows: Dataset, column: str) -> pa.ChunkedArray:
     """A column as Arrow stores it, nothing decoded."""
     return rows.select_columns([column]).with_format("arrow")[:].column(0)
+
+
+def plain_texts(rows: Dataset) -> Dataset:
+    """The rows, with None for the few values that are no text in a column of text, which JSON files may have."""
+    for name, feature in (rows.features or {}).items():
+        if isinstance(feature, datasets.Json):
+            values = rows[name][:]
+            texts = [value if isinstance(value, str) else None for value in values]
+            others = sum(value is not None and not isinstance(value, str) for value in values)
+            if sum(text is not None for text in texts) > others:
+                rows = rows.remove_columns(name).add_column(name, texts, feature=datasets.Value("string"))
+    return rows
 
 
 def find_images(rows: Dataset | IterableDataset, given: str | None = None) -> str | None:

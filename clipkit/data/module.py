@@ -21,9 +21,10 @@ from clipkit.data.loader import Loader
 from clipkit.data.mixture import join_rows, mixture_of, read_weights
 from clipkit.data.order import SampleKey
 from clipkit.data.prepare import check_decode
-from clipkit.data.reading import Captioned, Wanted, captioned, first_rows, stream_sources
+from clipkit.data.reading import Captioned, Wanted, captioned, first_rows, seen_once, stream_sources
 from clipkit.data.samples import SampleMaker
 from clipkit.data.sharded import Shards
+from clipkit.data.skips import Skipped
 from clipkit.data.source import load_rows
 from clipkit.data.streamed import StreamOrder
 from clipkit.data.streaming import StreamedTraining
@@ -54,8 +55,8 @@ class CaptionDataModule(pl.LightningDataModule):
         workers: Loader processes.
         seed: Seed of order, captions and augmentation.
         image: The image column; ``null`` takes the first with images. Of tar shards the members, as ``jpg;png``.
-        caption: The caption column, several of them, or column to weight; ``null`` takes the first usual one. Rows with
-            no caption are left out.
+        caption: The caption column, several of them, or column to weight; ``null`` takes the first usual one. A row
+            with no caption is left out, counted like all that cannot be used.
         language_column: Column that names the language of each caption. It filters the caption columns that have as
             many values as it has in every row.
         languages: Languages to draw captions from; all where none is given.
@@ -144,6 +145,11 @@ class CaptionDataModule(pl.LightningDataModule):
     def val_rows(self) -> Dataset | None:
         """The validation rows, or None."""
         return self.held.rows if self.held else None
+
+    @property
+    def val_left_out(self) -> Sequence[Skipped]:
+        """What of the validation set was left out when it was read; what cannot be decoded is known only later."""
+        return self.held.left_out if self.held else ()
 
     @property
     def image(self) -> str:
@@ -252,10 +258,10 @@ class CaptionDataModule(pl.LightningDataModule):
         found = captioned(join_rows(parts, wanted.image, wanted.caption, wanted.columns), wanted, "caption")
         if val_fraction:
             rows, held = hold_out(found.rows, val_fraction, found.image)
-            if not (len(rows) and len(held)):
-                side = "training" if len(held) else "validation"
+            found, self.held = found._replace(rows=rows), seen_once(found._replace(rows=held))
+            if not (len(rows) and len(self.held.rows)):
+                side = "validation" if len(rows) else "training"
                 raise ArgumentError("val_fraction", f"no row is left for {side}")
-            found, self.held = found._replace(rows=rows), found._replace(rows=held)
         self.train_rows = found.rows
         concepts = concept_ids(found.rows, wanted.concept) if wanted.distinct_concepts else None
         recipe, mixture = wanted.recipe(found), mixture_of(found.rows, shares)
@@ -266,8 +272,9 @@ class CaptionDataModule(pl.LightningDataModule):
         wanted = self.wanted._replace(distinct_concepts=False)
         try:
             shards = find_shards(val, "validation", wanted.image, self.streaming)
-            rows = self.read(val, "validation", wanted.image) if shards is None else first_rows(shards, limit, val)
-            held = captioned(rows, wanted.like(self.training.recipe, rows), "val")
+            read = self.read(val, "validation", wanted.image) if shards is None else None
+            rows, left_out = (read, []) if shards is None else first_rows(shards, limit, val)
+            held = seen_once(captioned(rows, wanted.like(self.training.recipe, rows), "val"), left_out)
         except ArgumentError as error:
             raise ArgumentError("val", error.message) from error
         train = self.train_rows

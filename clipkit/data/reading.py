@@ -18,18 +18,20 @@ from clipkit.data.mixture import CaptionOption
 from clipkit.data.remote import public_name
 from clipkit.data.samples import Recipe
 from clipkit.data.sharded import Shards, head
+from clipkit.data.skips import Skipped
 from clipkit.data.streamed import Source
 from clipkit.types import ArgumentError
 
-__all__ = ["Captioned", "Wanted", "captioned", "first_rows", "stream_sources"]
+__all__ = ["Captioned", "Wanted", "captioned", "first_rows", "seen_once", "stream_sources"]
 
 
 class Captioned(NamedTuple):
-    """Rows that have captions, their image column, and how a caption is chosen."""
+    """Rows, their image column, how a caption is chosen, and which rows were left out already."""
 
     rows: Dataset
     image: str
     choice: CaptionChoice
+    left_out: tuple[Skipped, ...] = ()
 
 
 class Wanted(NamedTuple):
@@ -81,7 +83,9 @@ class Wanted(NamedTuple):
 
 
 def captioned(rows: Dataset, wanted: Wanted, argument: str) -> Captioned:
-    """The rows that have a caption.
+    """The rows that are asked for: all but those whose captions are in other languages alone.
+
+    One with no caption stays: in training it is skipped and counted when its turn comes, like any that cannot be used.
 
     Raises:
         ArgumentError: For the argument at fault; for ``argument`` where no row has a caption.
@@ -90,19 +94,44 @@ def captioned(rows: Dataset, wanted: Wanted, argument: str) -> Captioned:
     has = has_caption(rows, found.choice)
     if not has.any():
         raise ArgumentError(argument, f"no row has a caption in {', '.join(found.choice.columns)}")
-    if has.all():
+    blank = ~has_caption(rows, found.choice._replace(language_of={}))
+    if blank.any():
+        rank_zero_warn(f"{blank.sum()} of {len(rows)} rows have no caption; each is left out and counted")
+    asked = has | blank
+    if asked.all():
         return found
-    rank_zero_warn(f"{(~has).sum()} of {len(rows)} rows have no caption and are left out")
-    return found._replace(rows=rows.select(np.flatnonzero(has)))
+    languages = ", ".join(found.choice.languages)
+    rank_zero_warn(f"{(~asked).sum()} of {len(rows)} rows have no caption in {languages} and are passed over")
+    return found._replace(rows=rows.select(np.flatnonzero(asked)))
 
 
-def first_rows(shards: Shards, most: int, name: str) -> Dataset:
-    """The first rows of a stream, as what is to be seen whole: validation.
+def seen_once(found: Captioned, left_out: Sequence[Skipped] = ()) -> Captioned:
+    """The same for validation, where each row is to be seen once: without those that have no caption, which are named.
+
+    Args:
+        found: The rows.
+        left_out: What else was left out before.
+    """
+    has = has_caption(found.rows, found.choice)
+    blank = [
+        Skipped("the validation rows", f"row {row}", "no_caption", "it has no caption", None)
+        for row in np.flatnonzero(~has).tolist()
+    ]
+    rows = found.rows.select(np.flatnonzero(has)) if blank else found.rows
+    return found._replace(rows=rows, left_out=(*left_out, *blank))
+
+
+def first_rows(shards: Shards, most: int, name: str) -> tuple[Dataset, list[Skipped]]:
+    """The first rows of a stream, all at once in memory (validation), and what was left out among them.
 
     Raises:
         ArgumentError: For ``train``, where there is none; for ``image``, where none has an image.
     """
-    rows, left_out = head(shards, most)
+    return _some(head(shards, most, float("inf")), name)
+
+
+def _some(found: tuple[Dataset, list[Skipped]], name: str) -> tuple[Dataset, list[Skipped]]:
+    rows, left_out = found
     if not len(rows):
         if left_out and {one.reason for one in left_out} == {"missing_member"}:
             first = left_out[0]
@@ -111,7 +140,7 @@ def first_rows(shards: Shards, most: int, name: str) -> Dataset:
             )
         why = next((f": {one.source}: {one.message.removeprefix(f'{one.source}: ')}" for one in left_out), "")
         raise ArgumentError("train", f"no sample is found in {public_name(name)!r}{why}")
-    return rows
+    return rows, left_out
 
 
 def _complete(rows: Dataset, wanted: Wanted) -> Dataset:
@@ -137,7 +166,7 @@ def stream_sources(
     """
     sources = {}
     for name, shards in found.items():
-        rows = first_rows(shards, 256, name)
+        rows, _ = _some(head(shards), name)
         try:
             check_filters(rows, filters)
             recipe = wanted.recipe(wanted.check(_complete(rows, wanted), whole=False))

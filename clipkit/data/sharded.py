@@ -18,7 +18,7 @@ from clipkit.data.remote import is_remote, open_forwards, public_name
 from clipkit.data.shards import ShardSample, read_shard
 from clipkit.data.skips import Skipped, Unusable, reason_of, skipped
 
-__all__ = ["KEY", "SKIPPED", "SOURCE", "Row", "Shards", "TableShards", "TarShards", "as_dataset", "head"]
+__all__ = ["KEY", "SKIPPED", "SOURCE", "Row", "Shards", "TableShards", "TarShards", "as_dataset", "head", "row_bytes"]
 
 Row = dict[str, Any]
 KEY, SOURCE = "__key__", "__source__"
@@ -30,8 +30,21 @@ HEAD = 256
 NOT_STORED = (pa.ArrowException, ValueError, OverflowError)
 MOST_TEXT = 16 << 20
 """Bytes of a text or JSON, which takes many times its size where it is read."""
+MOST_LOOKED_AT = 256 << 20
+"""Bytes of the rows by which columns are told apart."""
 UNREACHABLE = 3
 """Shards in a row, from the first on, after which a stream is taken to be out of reach."""
+
+
+def row_bytes(value: Any) -> int:
+    """Bytes of what is read of a row: images, captions and whatever else; a letter beyond ASCII takes up to four."""
+    if isinstance(value, bytes):
+        return len(value)
+    if isinstance(value, str):
+        return len(value) * (1 if value.isascii() else 4)
+    if isinstance(value, dict):
+        return sum(map(row_bytes, value.values()))
+    return sum(map(row_bytes, value)) if isinstance(value, list) else 8
 
 
 class Shards(Protocol):
@@ -143,10 +156,16 @@ class TableShards(NamedTuple):
         return image
 
 
-def head(shards: Shards, rows: int = HEAD) -> tuple[Dataset, list[Skipped]]:
+def head(shards: Shards, rows: int = HEAD, most_bytes: float = MOST_LOOKED_AT) -> tuple[Dataset, list[Skipped]]:
     """The first rows with all their columns, by which names and kinds are checked, and what was left out among them."""
-    found = list(islice(_first_items(shards), 4 * rows))
-    good = [row for row in found if not isinstance(row, Skipped)][:rows]
+    found: list[Row | Skipped] = []
+    good: list[Row] = []
+    for item in islice(_first_items(shards), 4 * rows):
+        found.append(item)
+        good += [] if isinstance(item, Skipped) else [item]
+        most_bytes -= 0 if isinstance(item, Skipped) else row_bytes(item)
+        if len(good) == rows or most_bytes < 0:
+            break
     columns = list(dict.fromkeys(name for row in good for name in row if name not in (KEY, SOURCE)))
     arrays = {name: array for name in columns if (array := _array([row.get(name) for row in good])) is not None}
     made = Dataset(pa.table(arrays))
@@ -254,6 +273,6 @@ def _small(text: bytes) -> bytes:
 
 def _text(data: bytes) -> str | None:
     try:
-        return None if b"\0" in data else data.decode("utf-8-sig")
+        return None if len(data) > MOST_TEXT or b"\0" in data else data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return None

@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, IterableDataset
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from clipkit.data.columns import find_images, may_hold_images, stored
+from clipkit.data.columns import find_images, may_hold_images, plain_texts, stored
+from clipkit.data.fault import file_at_fault
 from clipkit.data.packed import refuse_unfinished
 from clipkit.data.patterns import is_pattern, matching_files
 from clipkit.data.sidecars import read_sidecars
@@ -96,6 +97,7 @@ def name_and_split(source: str) -> tuple[str, str | None]:
 
 
 def _read(path: Path, chosen: str | None, split: str, image: str | None) -> Dataset:
+    files: Sequence[Path] = []
     try:
         if path.is_dir():
             rows = pick(_splits(_read_folder(path)), str(path), chosen, split)
@@ -108,8 +110,22 @@ def _read(path: Path, chosen: str | None, split: str, image: str | None) -> Data
     except ArgumentError:
         raise
     except Exception as error:  # readers raise anything
-        raise ArgumentError("train", f"{str(path)!r} cannot be read: {_reason(error.__cause__ or error)}") from error
+        told = f"{str(path)!r} cannot be read{_where(files or sorted(path.rglob('*')))}"
+        raise ArgumentError("train", f"{told}: {_reason(error.__cause__ or error)}") from error
     raise ArgumentError("train", f"no file matches {str(path)!r}")
+
+
+def _where(files: Sequence[Path]) -> str:
+    """Which of several files is at fault, as a part of a sentence."""
+    tables = [file for file in files if file.suffix.lower() in READERS and file.is_file()]
+    suffix = tables[0].suffix.lower() if len(tables) > 1 else ""
+    alike = [file for file in tables if file.suffix.lower() == suffix]
+    found = file_at_fault(READERS[suffix], alike, _options(suffix)) if suffix else None
+    return f", because of {str(found)!r}" if found else ""
+
+
+def _options(suffix: str) -> dict[str, str]:
+    return {"sep": "\t"} if suffix == ".tsv" else {}
 
 
 def _read_files(files: Sequence[Path], image: str | None) -> Dataset:
@@ -119,9 +135,8 @@ def _read_files(files: Sequence[Path], image: str | None) -> Dataset:
         raise ArgumentError("train", f"{given}: give files of one of the kinds {', '.join(READERS)}")
     parts = []
     for (folder, suffix), group in itertools.groupby(files, lambda file: (file.parent, file.suffix.lower())):
-        options = {"sep": "\t"} if suffix == ".tsv" else {}
         names = [glob.escape(str(file)) for file in group]
-        rows = datasets.load_dataset(kind, data_files=names, split="train", **options)
+        rows = datasets.load_dataset(kind, data_files=names, split="train", **_options(suffix))
         parts.append(_with_images(rows, image, [folder, Path()]))
     return datasets.concatenate_datasets(parts)
 
@@ -196,6 +211,7 @@ def _splits(loaded: Dataset | DatasetDict) -> DatasetDict:
 
 def _with_images(rows: Dataset, given: str | None, roots: Sequence[Path]) -> Dataset:
     """The rows with their image column as ``datasets.Image``, its paths absolute."""
+    rows = plain_texts(rows)
     column = find_images(rows, given)
     if column is None or (column == given and not may_hold_images(rows.features[column])):
         return rows

@@ -10,14 +10,14 @@ import numpy as np
 
 from clipkit.data.hashes import stable_id
 from clipkit.data.order import sample_rng
-from clipkit.data.sharded import KEY, SOURCE, Row, Shards
+from clipkit.data.sharded import KEY, SOURCE, Row, Shards, row_bytes
 from clipkit.data.skips import Skipped, TooManyUnusable
 
 __all__ = ["Consumer", "StreamPlace", "Windows"]
 
 
 MOST_BYTES = 256 << 20
-"""Of the images of a window; one that holds as much is closed before it has all its rows."""
+"""Of the images and texts of a window; one that holds as much is closed before it has all its rows."""
 
 
 class Consumer(NamedTuple):
@@ -124,7 +124,7 @@ class Windows:
                 begin, window = place._replace(shard=shard, begin=at, window=next(number), used=0), []
                 keys, size = set(), 0
             window += [_unless_seen(item, keys) for item in items if self._is_mine(item, place.borrowed)]
-            size += sum(self._size(item) for item in items)
+            size += sum(row_bytes(item) for item in items if not isinstance(item, Skipped))
         if window:
             yield begin, window
 
@@ -134,10 +134,6 @@ class Windows:
             begin = place.begin if number == place.shard else 0
             for at, items in self.shards.parts(order[number], begin, self.columns):
                 yield number, at, items
-
-    def _size(self, item: Row | Skipped) -> int:
-        image = None if isinstance(item, Skipped) else item.get(self.shards.image or "")
-        return len(image.get("bytes") or b"") if isinstance(image, dict) else 0
 
     def _is_mine(self, item: Row | Skipped, borrowed: int) -> bool:
         if self.share.loaders == 1 or borrowed or self.resample:

@@ -12,6 +12,7 @@ from clipkit.tracking.ship import Replayed, replay
 from clipkit.tracking.spool import find_spools
 from clipkit.tracking.track_run import TrackRun
 from clipkit.tracking.track_skipped import TooManySkipped, TrackSkipped
+from clipkit.tracking.track_validation import TrackValidation
 
 __all__ = [
     "History",
@@ -24,6 +25,7 @@ __all__ = [
     "TooManySkipped",
     "TrackRun",
     "TrackSkipped",
+    "TrackValidation",
     "compared_curves",
     "find_spools",
     "install_redaction",

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import io
 import json
+import re
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 
 from clipkit.cli.main import main
 from clipkit.data import load_rows
+
+from ..data.malformed import HTML, PNG, members, picture, tar
 
 
 @pytest.fixture
@@ -43,7 +50,86 @@ def test_check_of_the_first_rows(pictures, capsys):
     assert "3 of 3 rows" in out and "near duplicates" not in out
 
 
-def test_a_packed_folder_is_packed_checked_and_trained_on(pictures, capsys):
+@pytest.fixture
+def shards(own_folder):
+    """Tar shards of 19 good samples: four members of the first are bad, the second is cut off, the third is none."""
+    (own_folder / "tars").mkdir()
+
+    def good(name, count):
+        of = range(count)
+        return [
+            part for i in of for part in members(f"{name}{i}", picture(size=(20 + i, 18)), txt=f"{name} {i}".encode())
+        ]
+
+    bad = [*members("page", HTML), *members("blank", txt=b" "), ("lonely.txt", b"x"), ("../out.png", PNG)]
+    (own_folder / "tars/0.tar").write_bytes(tar([*good("a", 6), *bad]))
+    second = tar(good("b", 9))
+    (own_folder / "tars/1.tar").write_bytes(second[: second.index(b"b7.png") + 600])
+    (own_folder / "tars/2.tar").write_bytes(HTML)
+    (own_folder / "tars/3.tar").write_bytes(tar(good("c", 6)))
+
+
+LEFT_OUT = {
+    ("tars/0.tar", "page"): "not_an_image",
+    ("tars/0.tar", "blank"): "no_caption",
+    ("tars/0.tar", "lonely"): "missing_member",
+    ("tars/0.tar", "../out.png"): "unsafe_name",
+    ("tars/1.tar", ""): "damaged_shard",
+    ("tars/2.tar", ""): "damaged_shard",
+}
+
+
+def test_check_of_tar_shards(shards, capsys):
+    assert main(["data", "check", "tars", "--workers", "0", "--json", "found.json"]) == 0
+    out = capsys.readouterr().out
+    assert "24.00% of the rows cannot be used" in out and "19 of 25 rows can be used" in out
+    assert "page (0.tar): it is in no image format" in out and "(1.tar): it ends within 'b7.png'" in out
+    report = json.loads(Path("found.json").read_text(encoding="utf-8"))
+    assert report["read"] == 25 == report["used"] + sum(report["skipped"].values())
+    assert {(row["source"], row["key"]): row["reason"] for row in report["bad_rows"]} == LEFT_OUT
+    assert report["skipped"] == Counter(LEFT_OUT.values())
+
+
+def test_check_of_the_first_rows_of_a_stream(shards, capsys):
+    shutil.copyfile("tars/3.tar", "tars/-.tar")  # comes first, and is all that is looked at
+    assert main(["data", "check", "tars", "--limit", "5", "--no-near", "--workers", "0", "--json", "found.json"]) == 0
+    assert "5 of 5 rows" in capsys.readouterr().out
+    assert main(["data", "check", "tars", "--limit", "14", "--workers", "2", "--json", "found.json"]) == 0
+    report = json.loads(Path("found.json").read_text(encoding="utf-8"))
+    assert (report["read"], report["used"]) == (14, 12)
+    assert report["skipped"] == {"not_an_image": 1, "no_caption": 1}
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_pack_of_tar_shards(shards, capsys, workers):
+    words = ["data", "pack", "tars", "packed", "--size", "16", "--rows-per-shard", "4", "--workers", workers]
+    assert main(words) == 0
+    lines = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    counts = {name: int(lines[name]) for name in ("read", "written", *set(LEFT_OUT.values()))}
+    assert counts == {"read": 25, "written": 19, **Counter(LEFT_OUT.values())}
+    told = [json.loads(line) for line in Path("packed/skipped.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {(row["source"], row["key"]): row["reason"] for row in told} == LEFT_OUT and len(told) == 6
+    rows = load_rows("packed")
+    assert len(rows) == 19 and rows[0]["txt"] == "a 0" and rows[0]["image"].size == (18, 16)
+    assert {"__key__", "__source__"} < set(rows.column_names) and "__skipped__" not in rows.column_names
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("words", [["check", "pictures", "--no-near"], ["pack", "pictures", "packed"]])
+def test_a_bar_is_drawn_in_a_terminal(pictures, monkeypatch, words):
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    assert main(["data", *words, "--workers", "0"]) == 0
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    assert words[0] + "ed" in shown and "\u2501" in shown  # the bar
+    assert "8/8" in shown and "1 left out" in shown
+
+
+def test_a_packed_folder_is_packed_checked_and_trained_on(pictures, no_pictures, capsys):
     words = ["data", "pack", "pictures", "packed", "--size", "32", "--format", "uint8", "--workers", "0"]
     assert main(words) == 0
     lines = dict(line.split() for line in capsys.readouterr().out.splitlines())
@@ -55,8 +141,12 @@ def test_a_packed_folder_is_packed_checked_and_trained_on(pictures, capsys):
     assert "7 of 7 rows" in capsys.readouterr().out
     fit = ["fit", "-c", "emoji", "--data.train=packed", "--data.val=null", "--data.caption=text", "--data.batch_size=4"]
     fit += ["--data.concept=row", "--data.distinct_concepts=false", "--data.workers=0", "--trainer.max_steps=1"]
-    fit += ["--trainer.logger=false", "--trainer.precision=32-true", "--trainer.callbacks=[]"]
+    fit += ["--tracking-uri=sqlite:///m.db", "--trainer.precision=32-true", "--trainer.callbacks=[]"]
     assert main(fit) == 0, capsys.readouterr().err
+    client = MlflowClient(tracking_uri="sqlite:///m.db")
+    (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    manifest = json.loads(Path("packed/manifest.json").read_text(encoding="utf-8"))
+    assert run.data.tags["data.fingerprint"] == manifest["fingerprint"] == lines["fingerprint"]
 
 
 @pytest.mark.parametrize(

@@ -58,9 +58,24 @@ def turned(orientation):
     return picture("JPEG", exif=exif)
 
 
+def resized(jpeg, width, height):
+    """A JPEG whose header claims another size."""
+    at = next(place for place in range(len(jpeg)) if jpeg[place : place + 2] in (b"\xff\xc0", b"\xff\xc2"))
+    return jpeg[: at + 5] + struct.pack(">HH", height, width) + jpeg[at + 9 :]
+
+
+def webp_of(side):
+    """A WebP whose header claims another size, at most 16,384."""
+    data = picture("WEBP", lossless=True)
+    at = data.index(b"VP8L") + 9
+    rest = int.from_bytes(data[at : at + 4], "little") >> 28
+    return data[:at] + (rest << 28 | (side - 1) << 14 | (side - 1)).to_bytes(4, "little") + data[at + 4 :]
+
+
 PNG, JPEG, WEBP = picture("PNG"), picture("JPEG"), picture("WEBP")
 HTML = b"<!DOCTYPE html><html><head><title>404</title></head><body>Not found</body></html>"
 DATA = PNG.index(b"IDAT")
+PROGRESSIVE = picture("JPEG", progressive=True)
 
 # Name to (image bytes, the reason it is skipped for).
 IMAGES = {
@@ -75,6 +90,7 @@ IMAGES = {
     "flipped png header": (flipped(PNG, 18), "not_an_image"),
     "flipped png magic": (flipped(PNG, 1), "not_an_image"),
     "flipped jpeg magic": (flipped(JPEG, 1), "not_an_image"),
+    "flipped jpeg tables": (flipped(JPEG, JPEG.index(b"\xff\xc4") + 3), "undecodable"),
     "flipped webp magic": (flipped(WEBP, 9), "not_an_image"),
     "flipped webp data": (flipped(WEBP, 20), "undecodable"),
     "png without data": (png_of(8, 8), "undecodable"),
@@ -83,6 +99,11 @@ IMAGES = {
     "bomb": (png_of(11_000, 11_000, chunk(b"IDAT", zlib.compress(b"\0" * 10_000))), "too_large"),
     "gigantic": (png_of(60_000, 60_000, chunk(b"IDAT", zlib.compress(b"\0" * 10_000))), "too_large"),
     "gigantic gif": (b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0, 0, 0) + b"\x3b", "not_an_image"),
+    "jpeg bomb": (resized(JPEG, 11_000, 11_000), "too_large"),
+    "gigantic jpeg": (resized(JPEG, 65_000, 65_000), "too_large"),
+    "progressive jpeg bomb": (resized(PROGRESSIVE, 20_000, 20_000), "too_large"),
+    "jpeg of no width": (resized(JPEG, 0, 16), "not_an_image"),
+    "webp bomb": (webp_of(16_384), "too_large"),
     "html": (HTML, "not_an_image"),
     "text": (b"this is no picture", "not_an_image"),
     "zeros": (b"\0" * 500, "not_an_image"),
@@ -95,6 +116,7 @@ IMAGES = {
     "zero bytes": (b"", "no_image"),
 }
 LEGAL = {
+    "flipped jpeg data": flipped(JPEG, JPEG.index(b"\xff\xda") + 200),  # every decoder makes a picture of it
     "cmyk": picture("JPEG", "CMYK"),
     "grey": picture("JPEG", "L"),
     "grey with alpha": picture("PNG", "LA"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from collections import Counter
 from functools import partial
 
 import datasets
@@ -42,9 +43,14 @@ class Task(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1e-9)
 
 
-def fit(spec, data, track):
+def fit(spec, data, track, max_epochs=1):
     quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    settings = {"max_epochs": 1, "log_every_n_steps": 1, "logger": CSVLogger(".", "", "run"), "accelerator": "cpu"}
+    settings = {
+        "max_epochs": max_epochs,
+        "log_every_n_steps": 1,
+        "logger": CSVLogger(".", "", "run"),
+        "accelerator": "cpu",
+    }
     trainer = pl.Trainer(callbacks=[SamplePosition(), track], **quiet, **settings)
     trainer.fit(Task(spec), datamodule=data)
     return {name: float(value) for name, value in trainer.logged_metrics.items()}
@@ -89,6 +95,26 @@ def test_a_fit_on_a_damaged_mixture(spec, damaged, own_folder, workers):
         first[f"{damaged}/a/0.tar", "html\u2028page"]["sha256"]
         and first[f"{damaged}/a/\udcff.tar", ""]["sha256"] is None
     )
+
+
+@pytest.mark.filterwarnings("ignore:.*have no caption")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_fit_on_a_damaged_table(spec, tmp_path, own_folder, workers):
+    """Two epochs of 40 rows, 4 of them bad in one way and 3 in another: each has its turn in each."""
+    images = [HTML if row % 10 == 3 else picture(size=(9 + row, 8)) for row in range(40)]
+    captions = ["" if row == 5 else None if row in (6, 7) else f"thing {row}" for row in range(40)]
+    table = {"image": [{"bytes": data, "path": None} for data in images], "text": captions}
+    pq.write_table(pa.table(table), tmp_path / "rows.parquet")
+    track = TrackSkipped(most=1)
+    data = CaptionDataModule(f"{tmp_path}/rows.parquet", batch_size=4, workers=workers)
+    logged = fit(spec, data, track, max_epochs=2)
+    lines = quarantine(own_folder)
+    counts = Counter(line["reason"] for line in lines)
+    assert set(counts) == {"not_an_image", "no_caption"}
+    assert {f"data/skipped_{reason}": count for reason, count in counts.items()}.items() <= logged.items()
+    assert logged["data/used"] == 80 and logged["data/read"] == 80 + len(lines)
+    often = Counter(line["key"] for line in lines)
+    assert set(often) == {f"row {row}" for row in (3, 13, 23, 33, 5, 6, 7)} and min(often.values()) >= 2
 
 
 def test_too_much_stops_the_fit_with_the_list(spec, damaged, own_folder):

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import clipkit.data.build_icons as build_icons_module
+from clipkit.cli.main import main
 from clipkit.data import CaptionDataModule, load_rows
 from clipkit.data.build_icons import LICENCES, build_icons, find_package
 from clipkit.types import ArgumentError
@@ -118,6 +120,38 @@ def test_a_stopped_build_goes_on_and_ends_with_the_same_bytes(package):
     assert contents("stopped") == contents("whole")
     with pytest.raises(ArgumentError, match="not empty"):
         build_icons(package, Path("whole"))
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-100])])
+def test_a_shard_that_is_not_whole_is_drawn_again(package, harm):
+    counts = build_icons(package, Path("whole"), workers=0)
+
+    def stop(read, skipped):
+        if read >= 24:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_icons(package, Path("stopped"), workers=0, report=stop)
+    files = sorted(Path("stopped").glob("*.arrow"))
+    assert len(files) == 3
+    harm(files[1])
+    before = {path: path.stat().st_mtime_ns for path in (files[0], files[2])}
+    assert build_icons(package, Path("stopped"), workers=0) == counts
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert contents("stopped") == contents("whole")
+
+
+def test_the_shipped_experiment_trains_on_them(package, no_pictures, capsys):
+    """An epoch of experiments/icons.yaml on a folder that the command built, smaller where size takes time only."""
+    assert main(["data", "build-icons", "icons", "--from", ".", "--workers", "0"]) == 0
+    words = ["fit", "-c", "icons", "--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.devices=1"]
+    words += ["--trainer.precision=32-true", "--trainer.logger=false", "--trainer.default_root_dir=."]
+    words += ["--data.batch_size=4", "--data.workers=0", "--data.val_fraction=0.3"]
+    words += ["--model.model.vision.name=resnet10t", "--model.model.text.config.num_hidden_layers=1"]
+    assert main(words) == 0, capsys.readouterr().err
+    assert "text_to_image_R@1" in capsys.readouterr().out
+    steps = [torch.load(path, weights_only=True)["global_step"] for path in Path().rglob("*.ckpt")]
+    assert len(steps) == 2 and min(steps) >= 4  # the best and the last
 
 
 def test_they_are_a_data_set_like_any_other(package):

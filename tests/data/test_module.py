@@ -19,7 +19,7 @@ from datasets import Dataset
 from jsonargparse import ArgumentParser
 
 import clipkit.data.module as module
-from clipkit.data import CaptionDataModule, ColorJitter, Flip, Place, RandomResizedCrop
+from clipkit.data import CaptionDataModule, ColorJitter, Flip, Place, RandomResizedCrop, unpack_skips
 from clipkit.data.hashes import concept_ids
 from clipkit.types import ArgumentError
 
@@ -148,13 +148,45 @@ def test_rows_without_a_caption_are_left_out(tmp_path, make, columns):
     made = columns(range(10))
     made["captions"][3:5] = [[], None]
     pq.write_table(pa.table(made), tmp_path / "rows.parquet")
-    with pytest.warns(UserWarning, match="2 of 10 rows have no caption"):
-        data = make(tmp_path / "rows.parquet")
-    assert len(data.train_rows) == 8
+    with pytest.warns(UserWarning, match="2 of 10 rows have no caption; each is left out and counted"):
+        data = make(tmp_path / "rows.parquet", batch_size=5, val_fraction=0.0)
+    batches = list(data.train_dataloader())
+    first = [unpack_skips(row[None])[0] for batch in batches for row in batch.extra["skipped"] if row.any()]
+    assert {(one.key, one.reason) for one in first} == {("row 3", "no_caption"), ("row 4", "no_caption")}
+    assert {row for batch in batches for row in batch.concept.tolist()} == {0, 1, 2, 5, 6, 7, 8, 9}
     made["captions"] = [[]] * 9 + [[" "]]
     pq.write_table(pa.table(made), tmp_path / "none.parquet")
     with pytest.raises(ValueError, match="caption: no row has a caption in captions"):
         make(tmp_path / "none.parquet")
+
+
+@pytest.mark.filterwarnings("ignore:.*have no caption")
+def test_rows_without_a_caption_are_no_part_of_validation(tmp_path, folder, make, columns):
+    made = columns(range(100, 110))
+    made["captions"][3:5] = [[], None]
+    pq.write_table(pa.table(made), tmp_path / "rows.parquet")
+    told = {("the validation rows", "row 3", "no_caption"), ("the validation rows", "row 4", "no_caption")}
+    data = make(folder, val=str(tmp_path / "rows.parquet"))
+    assert len(data.val_rows) == 8 and {one[:3] for one in data.val_left_out} == told
+    held = make(tmp_path / "rows.parquet", val_fraction=0.4, batch_size=2)
+    assert all(held.val_rows["captions"][:])
+    assert len(held.train_rows) + len(held.val_rows) + len(held.val_left_out) == 10
+
+
+def test_captions_in_other_languages_alone_are_passed_over(tmp_path, make, columns):
+    """They were not asked for, as by a filter; what has none at all is counted."""
+    made = columns(range(10))
+    made["captions"][3:5] = [["ein 3"], []]
+    made["languages"][3:5] = [["de"], []]
+    pq.write_table(pa.table(made), tmp_path / "rows.parquet")
+    options = {"language_column": "languages", "languages": ["en"], "batch_size": 9}
+    with pytest.warns(UserWarning, match="have no caption") as told:
+        data = make(tmp_path / "rows.parquet", **options)
+    assert [str(one.message) for one in told] == [
+        "1 of 10 rows have no caption; each is left out and counted",
+        "1 of 10 rows have no caption in en and are passed over",
+    ]
+    assert len(data.train_rows) == 9 and ["ein 3"] not in data.train_rows["captions"][:]
 
 
 def test_validation_of_the_same_folder(folder, make):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import io
+import time
 from collections import Counter
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -100,3 +102,30 @@ def test_thousands_of_equal_images_fill_no_bucket():
         index.add(same)
     assert index.find(same) == 0
     assert max(len(bucket) for table in (*index._whole, *index._cropped) for bucket in table.values()) <= MOST_IN_BUCKET
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(1800)
+def test_a_hundred_thousand(capsys):
+    """What docs/data-tools.md says of time and memory: drawings of all styles, turned, mirrored and as negatives."""
+    rows = load_rows("emoji/all")
+    thumbs = [thumbnail(row["image"].convert("RGB")) for row in rows]
+    rng, index, began = np.random.default_rng(0), NearDuplicates(), psutil.Process().memory_info().rss
+    kinds = [(turn, mirror, negative) for negative in (False, True) for mirror in (False, True) for turn in range(4)]
+    each = [(number, kind) for kind in kinds for number in range(len(thumbs))]
+    taken = {}
+    for count, (number, (turn, mirror, negative)) in enumerate(each[:100_000], 1):
+        thumb = np.rot90(thumbs[number], turn)
+        thumb = thumb[:, ::-1] if mirror else thumb
+        index.add(np.ascontiguousarray(255 - thumb if negative else thumb))
+        if count in (1_000, 10_000, 100_000):
+            asked = [thumbs[i] for i in rng.choice(len(thumbs), 300, replace=False)]
+            start = time.process_time()
+            for one in asked:
+                index.find(one)
+            taken[count] = (time.process_time() - start) / 300
+            held = (psutil.Process().memory_info().rss - began) / count
+            with capsys.disabled():
+                print(f"\n{count:,} images: {held / 1000:.1f} kB each, {1000 * taken[count]:.1f} ms a search", end="")
+    with capsys.disabled():
+        print(f"\na search among 100,000 takes {taken[100_000] / taken[1_000]:.1f} times one among 1,000")

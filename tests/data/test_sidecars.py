@@ -31,9 +31,9 @@ def test_images_and_the_lines_beside_them(pairs):
 
 def test_through_the_front_door(pairs):
     assert load_rows("pairs").column_names == ["image", "text"]
-    with pytest.warns(UserWarning, match="1 of 4 rows have no caption and are left out"):
+    with pytest.warns(UserWarning, match="1 of 4 rows have no caption; each is left out"):
         data = CaptionDataModule("pairs", batch_size=3)
-    assert len(data.train_rows) == 3
+    assert len(data.train_rows) == 4
 
 
 def test_images_alone_are_something_else(own_folder):

@@ -111,13 +111,24 @@ def test_a_key_that_comes_twice_in_a_window():
     assert {one.reason for one in left_out} == {"duplicate_key"} and len(left_out) == 6
 
 
-def test_a_window_is_closed_by_its_bytes_too(monkeypatch):
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"image": {"bytes": b"0" * 90, "path": None}},
+        {"image": None, "txt": "0" * 90},
+        {"txt": "\U0001f600" * 25},  # four bytes each
+        {"txt": ["0" * 40, None, "0" * 40]},
+        {"image": {"bytes": b"0" * 40, "path": None}, "json": {"text": "0" * 40, "width": 5}},
+    ],
+    ids=["image", "caption", "emoji", "captions", "both"],
+)
+def test_a_window_is_closed_by_its_bytes_too(monkeypatch, columns):
     class Heavy(Numbers):
         image = "image"
 
-        def parts(self, shard, begin=0, columns=None):
+        def parts(self, shard, begin=0, columns_=None):
             for at, items in super().parts(shard, begin):
-                yield at, [{**items[0], "image": {"bytes": b"0" * 100, "path": None}}]
+                yield at, [{**items[0], **columns}]
 
     monkeypatch.setattr("clipkit.data.windows.MOST_BYTES", 250)
     places = [place for _, place in islice(Windows(Heavy([30])).read(), 30)]

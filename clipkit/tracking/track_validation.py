@@ -1,0 +1,73 @@
+"""Counts what was left out of validation, and says so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+
+from clipkit.data import REASONS, Skipped, unpack_skips
+
+__all__ = ["TrackValidation"]
+
+
+class TrackValidation(pl.Callback):
+    """Says at the end of the first validation how many of its samples cannot be used, and logs it after each.
+
+    In the place of such a sample stands another row of the set, so figures with many of them are those of another set.
+    Logged, over all ranks and where there are any, are ``val/skipped_<reason>``; what was left out when the set was
+    read (rows with no caption, what a stream could not read) counts each time.
+
+    Attributes:
+        skipped: Reason to samples left out, of the latest validation, over all ranks.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.skipped: dict[str, int] = {}
+        self._found: list[Skipped] = []
+        self._told = False
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start anew; what was left out beforehand is known to every rank, and counted by the first."""
+        before = getattr(trainer.datamodule, "val_left_out", ())  # type: ignore[attr-defined]  # Lightning sets it
+        self._found = list(before) if trainer.global_rank == 0 else []
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count a batch."""
+        packed = getattr(batch, "extra", {}).get("skipped")
+        if packed is not None:
+            self._found += unpack_skips(packed)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add up, log, and say it once."""
+        if trainer.sanity_checking:
+            return
+        own = Counter(one.reason for one in self._found)
+        counts = torch.tensor([own[reason] for reason in REASONS], dtype=torch.float64)
+        if trainer.world_size > 1:
+            counts = trainer.strategy.reduce(counts.to(pl_module.device), reduce_op="sum")
+        every = dict(zip(REASONS, counts.long().tolist(), strict=True))
+        self.skipped = {reason: count for reason, count in every.items() if count}
+        figures = {f"val/skipped_{reason}": float(count) for reason, count in self.skipped.items()}
+        pl_module.log_dict(figures, batch_size=1)
+        if self.skipped and not self._told:
+            rank_zero_warn(self._message())
+            self._told = True
+
+    def _message(self) -> str:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self.skipped.items())
+        first = [f"\n  {one.source}, {one.key}: {one.reason}: {one.message}" for one in self._found[:3]]
+        told = f"{sum(self.skipped.values())} samples of the validation set cannot be used ({reasons}); its figures are"
+        return f"{told} those of the others{'. Some of them:' if first else ''}{''.join(first)}"
