@@ -8,10 +8,12 @@ import re
 import shlex
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -208,12 +210,22 @@ def test_stopped_on_a_full_disk_goes_on_from_what_was_saved_before(
     assert "going on from" in capsys.readouterr().err
 
 
+def has_arrived() -> bool:
+    """Whether MLflow, which a run does not wait for, has heard of it."""
+    try:
+        with closing(sqlite3.connect("file:mlflow.db?mode=ro", uri=True)) as database:
+            return bool(database.execute("SELECT count(*) FROM runs").fetchone()[0])
+    except sqlite3.OperationalError:  # not there, or being made
+        return False
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_by_a_signal_and_continued(cluster_of: Any, signum: int, code: int) -> None:
     many = ["--trainer.max_epochs=500", "--trainer.limit_val_batches=0", "--data.workers=1", "--trainer.callbacks=null"]
     process = cluster_of("fit", "-c", "tiny.yaml", *many)
     deadline = time.monotonic() + 240
-    while not list(Path("runs").rglob("*.ckpt")) and time.monotonic() < deadline and process.poll() is None:
+    while not (list(Path("runs").rglob("*.ckpt")) and has_arrived()) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
         time.sleep(0.2)
     os.killpg(process.pid, signum)  # as a terminal and a scheduler do: the loader's workers get it too
     out, err = process.communicate(timeout=120)
