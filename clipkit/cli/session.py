@@ -28,6 +28,7 @@ from clipkit.callbacks import (
     NonFiniteLoss,
     RandomState,
     RunInterrupted,
+    RunningStatistics,
     SamplePosition,
     TrainingProgress,
     ValidationRetrieval,
@@ -96,7 +97,7 @@ def quiet() -> None:
 
 def default_callbacks(experiment: Experiment) -> list[pl.Callback]:
     """What watches every run of the command line; one of the same class in the YAML takes its place."""
-    watching: list[pl.Callback] = [SamplePosition(), RandomState(), Health()]
+    watching: list[pl.Callback] = [SamplePosition(), RandomState(), RunningStatistics(), Health()]
     if experiment.config["trainer"].get("enable_progress_bar") is not False:  # Lightning refuses a bar beside that
         watching.append(TrainingProgress())
     watching += [TrackRun(experiment.config), TrackSkipped()]
