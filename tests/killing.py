@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -84,6 +85,8 @@ class Recorder(pl.Callback):
     def _is_time(self, trainer, line):
         if "validating" in line:
             return self.kill["when"] == line["batch"]
+        if "place" not in line:
+            return False
         within = (line["place"][1] + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch
         return self.kill["when"] == "any" or (self.kill["when"] == "within a step" and within)
 
@@ -94,6 +97,9 @@ class Recorder(pl.Callback):
 
     def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, *_):
         self._write(trainer, validating=trainer.global_step, batch=batch_idx)
+
+    def on_train_end(self, trainer, pl_module):
+        self._write(trainer, ended=trainer.global_step, figures=trainer.datamodule.figures())
 '''
 
 
@@ -107,20 +113,18 @@ def _fit(folder: Path, words: list[str]) -> None:
     os._exit(main(["fit", "-c", "experiment.yaml", "--resume", "auto", *words]))
 
 
-def write_shards(folder: Path) -> None:
-    """Emoji in tar shards of uneven length, one of them damaged."""
-    folder.mkdir(exist_ok=True)
+def write_shards(folder: Path, sizes: Sequence[int], apart: int) -> None:
+    """Emoji in tar shards of these many rows, so far apart in the embedded set."""
+    folder.mkdir()
     rows = load_rows("emoji/train").cast_column("image", Image(decode=False))
-    numbers = iter(range(0, len(rows), 11))
-    for shard, size in enumerate((90, 1, 60, 120, 30, 80, 100)):
+    numbers = iter(range(0, len(rows), apart))
+    for shard, size in enumerate(sizes):
         with tarfile.open(folder / f"s-{shard}.tar", "w") as tar:
             for row in (rows[next(numbers)] for _ in range(size)):
                 for suffix, data in (("png", row["image"]["bytes"]), ("txt", row["name"].encode())):
                     info = tarfile.TarInfo(f"{row['hexcode']}-{row['style']}.{suffix}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
-    damaged = folder / "s-2.tar"
-    damaged.write_bytes(damaged.read_bytes()[:-30_000])
 
 
 class Command(subprocess.Popen):
@@ -143,7 +147,11 @@ class Runs:
     def __init__(self, folder: Path, words: list[str], real: bool = False) -> None:
         self.real = real
         folder.mkdir()
-        write_shards(folder.parent / "shards")
+        shards = folder.parent / "shards"
+        if not shards.exists():
+            write_shards(shards, (90, 1, 60, 120, 30, 80, 100), 11)
+            damaged = shards / "s-2.tar"
+            damaged.write_bytes(damaged.read_bytes()[:-30_000])
         (folder / "experiment.yaml").write_text(EXPERIMENT)
         (folder / "recorder.py").write_text(RECORDER)
         self.folder, self.words = folder, words
