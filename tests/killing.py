@@ -144,7 +144,7 @@ class Command(subprocess.Popen):
 class Runs:
     """Starts, watches and kills runs in one folder."""
 
-    def __init__(self, folder: Path, words: list[str], real: bool = False) -> None:
+    def __init__(self, folder: Path, words: list[str], real: bool = False, experiment: str = EXPERIMENT) -> None:
         self.real = real
         folder.mkdir()
         shards = folder.parent / "shards"
@@ -152,7 +152,7 @@ class Runs:
             write_shards(shards, (90, 1, 60, 120, 30, 80, 100), 11)
             damaged = shards / "s-2.tar"
             damaged.write_bytes(damaged.read_bytes()[:-30_000])
-        (folder / "experiment.yaml").write_text(EXPERIMENT)
+        (folder / "experiment.yaml").write_text(experiment)
         (folder / "recorder.py").write_text(RECORDER)
         self.folder, self.words = folder, words
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
+import torch
 
-from .killing import Runs
+from clipkit.checkpoints import complete_checkpoints
+
+from .killing import EXPERIMENT, Runs
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,29 @@ def test_killed_at_random_steps(case, seed, undisturbed, tmp_path):
     assert "going on from" in (runs.folder / "said.txt").read_text()
 
 
+SAVER = "class_path: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: kept, save_last: true"
+
+
+def test_killed_after_a_checkpoint_that_validation_made_within_a_step(tmp_path):
+    """Of a model with batch norms, as well as numbers that are drawn."""
+    normed = EXPERIMENT.replace("test_vit", "test_efficientnet").replace("proj_drop_rate", "drop_path_rate")
+    after_validation = f"{{{SAVER}, monitor: step, mode: max, filename: 'validated-{{step}}'}}"
+    words = [
+        *CASES["accumulating"],
+        "--trainer.val_check_interval=4",
+        f"--trainer.callbacks=[{{class_path: recorder.Recorder}}, {after_validation}]",
+    ]
+    whole, runs = (Runs(tmp_path / name, words, experiment=normed) for name in ("whole", "run"))
+    whole.finish()
+    last = runs.kill_after(BATCHES + 5)
+    assert last["place"] == [1, 4]  # validated and saved after the fourth batch, of steps of three
+    newest = next(complete_checkpoints(runs.folder / "kept"))
+    saved = torch.load(newest.path, weights_only=True)
+    assert "buffers_before_step" in saved and saved["global_step"] == 5
+    runs.finish()
+    assert_same(runs, whole)
+
+
 @pytest.mark.parametrize(("case", "seed"), in_turn(VALIDATION, {"workers 0": 0, "streaming, workers 2": 1}, 1))
 def test_killed_during_validation(case, seed, undisturbed, tmp_path):
     whole, rng = undisturbed(CASES[case]), random.Random(seed)
@@ -100,4 +126,10 @@ def assert_same(runs: Runs, whole: Runs, ranks: int = 1) -> None:
         assert runs.seen(rank) == whole.seen(rank)
         assert len(whole.seen(rank)) == EPOCHS * BATCHES
         assert all(len(told) == 1 for told in whole.seen(rank).values())
+    # weights, running statistics and moments, to the bit
+    ended, reference = (torch.load(one.folder / "kept/last.ckpt", weights_only=True) for one in (runs, whole))
+    assert ended["global_step"] == reference["global_step"]
+    torch.testing.assert_close(ended["state_dict"], reference["state_dict"], rtol=0, atol=0)
+    moments = ([optimizer["state"] for optimizer in one["optimizer_states"]] for one in (ended, reference))
+    torch.testing.assert_close(*moments, rtol=0, atol=0)
     assert ranks == 1 or whole.seen(0) != whole.seen(1)
