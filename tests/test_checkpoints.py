@@ -125,10 +125,13 @@ def test_a_refusal_is_a_warning(io, folder, monkeypatch, caplog):
         io.save_checkpoint(content(2), folder / "last.ckpt")
     assert "last.ckpt was not saved ([Errno 28] No space left on device); the run goes on" in caplog.text
     assert steps(folder) == [1]
+    io.remove_checkpoint(folder / "last.ckpt")
     for step in (3, 4):
-        io.save_checkpoint(content(step), folder / "next.ckpt")
-    io.remove_checkpoint(folder / "last.ckpt")  # allowed again once a save went well
-    assert steps(folder) == [4, 3]
+        io.save_checkpoint(content(step), folder / f"{step}.ckpt")
+    assert steps(folder) == [4, 3, 1]
+    io.save_checkpoint(content(5), folder / "5.ckpt")
+    io.remove_checkpoint(folder / "4.ckpt")  # removed is what was to be before, too, once a save went well
+    assert steps(folder) == [5, 4, 3]
 
 
 def test_what_was_removed_leaves_nothing(io, folder):

@@ -38,6 +38,7 @@ class DurableCheckpointIO(CheckpointIO):
         self.experiment = experiment
         self.failed = False
         self._digests = Digests()
+        self._owed: set[Path] = set()
         self._resumed: Path | None = None
 
     def save_checkpoint(
@@ -54,6 +55,7 @@ class DurableCheckpointIO(CheckpointIO):
                 raise OSError("what was read back is not what was written")
             publish(partial, final, entry_of(checkpoint, digest, partial, _finite(checkpoint), self.experiment))
             self.failed = False
+            self._owed.discard(final)
         except OSError as error:
             self.failed = True
             remove(partial)
@@ -78,17 +80,20 @@ class DurableCheckpointIO(CheckpointIO):
         return found
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        """Remove one that is no longer among the best, unless the save that was to replace it failed.
+        """Remove one that is no longer among the best; if what was to replace it failed, once a later save succeeds.
 
         The two newest of a folder stay until newer ones take their places. One with a hidden name, as Lightning's tuner
         saves while it tries, goes at once.
         """
+        self._owed.add(Path(path))
         if self.failed:
             return
         try:
             if Path(path).name.startswith("."):
                 remove(Path(path))
-            release(Path(path), self._digests, self._resumed)
+            for owed in sorted(self._owed):
+                release(owed, self._digests, self._resumed)
+                self._owed.discard(owed)
         except OSError as error:  # a full disk holds no new manifest
             log.warning("%s was not removed (%s)", path, error)
 
