@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import logging
 import multiprocessing
@@ -124,17 +125,91 @@ def test_a_refusal_is_a_warning(io, folder, monkeypatch, caplog):
         io.save_checkpoint(content(2), folder / "last.ckpt")
     assert "last.ckpt was not saved ([Errno 28] No space left on device); the run goes on" in caplog.text
     assert steps(folder) == [1]
-    io.save_checkpoint(content(3), folder / "last.ckpt")
-    io.remove_checkpoint(folder / "last.ckpt")  # allowed again once a save went well
-    assert steps(folder) == []
+    io.remove_checkpoint(folder / "last.ckpt")
+    for step in (3, 4):
+        io.save_checkpoint(content(step), folder / f"{step}.ckpt")
+    assert steps(folder) == [4, 3, 1]
+    io.save_checkpoint(content(5), folder / "5.ckpt")
+    io.remove_checkpoint(folder / "4.ckpt")  # removed is what was to be before, too, once a save went well
+    assert steps(folder) == [5, 4, 3]
 
 
 def test_what_was_removed_leaves_nothing(io, folder):
-    for step in (1, 2):
-        io.save_checkpoint(content(step), folder / "a.ckpt")
+    for name, step in itertools.product("ab", (1, 2)):
+        io.save_checkpoint(content(step), folder / f"{name}.ckpt")
     io.remove_checkpoint(folder / "a.ckpt")
-    assert [path.name for path in folder.iterdir()] == ["manifest.json"]
-    assert json.loads((folder / "manifest.json").read_text()) == {}
+    assert sorted(path.name for path in folder.iterdir()) == ["b.ckpt", "b.previous.ckpt", "manifest.json"]
+    assert list(json.loads((folder / "manifest.json").read_text())) == ["b.ckpt"]
+    io.save_checkpoint(content(3), folder / ".try.ckpt")  # as Lightning's tuner does
+    io.remove_checkpoint(folder / ".try.ckpt")
+    assert list(json.loads((folder / "manifest.json").read_text())) == ["b.ckpt"]
+    torch.save(content(1), folder / "foreign.ckpt")
+    io.remove_checkpoint(folder / "foreign.ckpt")
+    assert not (folder / "foreign.ckpt").exists()
+
+
+def names(folder):
+    return sorted(path.stem for path in folder.glob("*.ckpt"))
+
+
+def one_after_another(io, folder, count, start=1, **more):
+    """As ModelCheckpoint does that keeps one."""
+    for step in range(start, start + count):
+        io.save_checkpoint({**content(step), **more}, folder / f"{step}.ckpt")
+        if (folder / f"{step - 1}.ckpt").exists():
+            io.remove_checkpoint(folder / f"{step - 1}.ckpt")
+
+
+def test_the_one_before_stays_until_a_newer_one_takes_its_place(io, folder, monkeypatch):
+    read = []
+    monkeypatch.setattr("clipkit.checkpoints.manifest.digest_of", lambda path: read.append(path.name) or summed(path))
+    for step in range(1, 6):
+        one_after_another(io, folder, 1, step)
+        assert names(folder) == [str(kept) for kept in (step - 1, step) if kept]
+    assert len(read) == 5  # each is read back once, and not again when others are removed
+    newest = folder / "5.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-10])
+    assert steps(folder) == [4]
+
+
+def summed(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_two_that_stay_are_whole_finite_and_of_the_same_experiment(io, folder):
+    one_after_another(io, folder, 2)
+    one_after_another(io, folder, 3, start=3, state_dict={"w": torch.tensor(float("nan"))})
+    assert names(folder) == ["1", "2", "5"]
+    DurableCheckpointIO("other").save_checkpoint(content(9), folder / "other.ckpt")
+    (folder / "2.ckpt").write_bytes(b"")
+    one_after_another(DurableCheckpointIO("emoji"), folder, 1, start=6)  # another process, which has read nothing yet
+    assert names(folder) == ["1", "6", "other"]
+    one_after_another(io, folder, 1, start=7)
+    assert names(folder) == ["6", "7", "other"]
+
+
+def test_what_a_run_goes_on_from_is_wanted_again(io, folder):
+    one_after_another(io, folder, 3)
+    (folder / "3.ckpt").write_bytes(b"")
+    again = DurableCheckpointIO("emoji")
+    again.load_checkpoint(folder / "2.ckpt", weights_only=True)
+    for step in range(4, 8):
+        again.save_checkpoint(content(step), folder / "last.ckpt")
+    again.save_checkpoint(content(8), folder / "8.ckpt")
+    again.remove_checkpoint(folder / "8.ckpt")
+    one_after_another(DurableCheckpointIO("emoji"), folder, 4, start=9)
+    assert names(folder) == ["11", "12", "2", "3", "last", "last.previous"]  # Lightning has let go neither 2 nor 3
+
+
+def test_a_disk_that_holds_no_manifest_stops_no_removing(io, folder, monkeypatch, caplog):
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    one_after_another(io, folder, 2)
+    monkeypatch.setattr(os, "fsync", refuse)
+    io.remove_checkpoint(folder / "1.ckpt")
+    assert "1.ckpt was not removed ([Errno 28] No space left on device)" in caplog.text
+    assert steps(folder) == [2, 1]
 
 
 def publish_shards(folder, step, name="last.ckpt"):
@@ -155,8 +230,10 @@ def test_a_folder_of_shards_is_kept_as_a_file_is(io, folder):
     (folder / "last.ckpt" / "__1_0.distcp").unlink()
     assert is_damaged(folder / "last.ckpt")
     assert steps(folder) == [2]
+    for step in (4, 5):
+        publish_shards(folder, step, "next.ckpt")
     io.remove_checkpoint(folder / "last.ckpt")
-    assert [path.name for path in folder.iterdir()] == ["manifest.json"]
+    assert names(folder) == ["next", "next.previous"]
 
 
 def test_shards_take_the_place_of_a_file_and_a_file_of_shards(io, folder):

@@ -1,185 +1,15 @@
-"""Runs of the real command that are killed at seeded random moments, against one that never was.
-
-The heavy imports are made once, by a fork server; each run is a child of it that calls ``main``.
-"""
+"""Runs of the real command that are killed at seeded random moments, against one that never was."""
 
 from __future__ import annotations
 
-import io
-import json
-import multiprocessing
-import os
 import random
-import signal
-import subprocess
-import sys
-import tarfile
-from pathlib import Path
 
 import pytest
 import torch
-from datasets import Image
 
-from clipkit.cli.main import main
-from clipkit.data import load_rows
-from clipkit.tracking import LogPictures
+from clipkit.checkpoints import complete_checkpoints
 
-# It imports once, and its children have nothing of what other tests left behind.
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    ["clipkit.cli.session", "clipkit.evaluation", "timm", "transformers", "matplotlib.pyplot"]
-)
-
-TINY = (Path(__file__).parents[0] / "tiny_model.yaml").read_text(encoding="utf-8")
-EXPERIMENT = (
-    TINY
-    + """data:
-  train: emoji/concepts
-  val: emoji/cells
-  caption: name
-  batch_size: 16
-  workers: 0
-  transforms: [{class_path: clipkit.data.RandomAffine}]
-trainer:
-  max_epochs: 3
-  limit_train_batches: 10
-  limit_val_batches: 2
-  accelerator: cpu
-  logger: false
-  default_root_dir: .
-  enable_progress_bar: false
-  callbacks:
-    - {class_path: recorder.Recorder}
-    - {class_path: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: kept, every_n_train_steps: 2, save_last: true}
-"""
-)
-RECORDER = '''
-import json, os, signal, threading
-import lightning.pytorch as pl
-from pathlib import Path
-
-class Recorder(pl.Callback):
-    """Appends what each rank saw and lost to a file that a kill leaves whole lines in; has all killed when told to."""
-
-    def __init__(self):
-        told = Path("kill.json")
-        self.kill, self.steps = json.loads(told.read_text()) if told.is_file() else None, 0
-
-    def _write(self, trainer, **line):
-        with open(f"record-{trainer.global_rank}.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\\n")
-        self.steps += "place" in line
-        if self.kill and trainer.global_rank == 0 and self.steps >= self.kill["steps"]:
-            if "validating" in line or not self.kill["validating"]:
-                kill = lambda: os.killpg(os.getpgid(0), signal.SIGKILL)
-                threading.Timer(self.kill["delay"], kill).start()  # whatever it does then
-                self.kill = None
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        loss = float(outputs["loss"]).hex()
-        seen = [batch.position.tolist(), batch.concept.tolist()]
-        self._write(trainer, place=[trainer.current_epoch, batch_idx], positions=seen, loss=loss)
-
-    def on_validation_batch_start(self, trainer, *_):
-        self._write(trainer, validating=trainer.global_step)
-'''
-
-
-def _fit(folder: Path, words: list[str]) -> None:
-    multiprocessing.set_start_method("fork", force=True)  # as in the real command; here loaders would use the server
-    os.setsid()  # its loader's workers and its ranks end with it
-    torch.set_num_threads(1)
-    os.chdir(folder)
-    LogPictures._draw = lambda *_: None  # seconds of drawing that nothing here is about
-    sys.stdout = sys.stderr = Path("said.txt").open("a", buffering=1)  # noqa: SIM115  # closed by the end
-    os._exit(main(["fit", "-c", "experiment.yaml", "--resume", "auto", *words]))
-
-
-def write_shards(folder: Path) -> None:
-    """Emoji in tar shards of uneven length, one of them damaged."""
-    folder.mkdir(exist_ok=True)
-    rows = load_rows("emoji/train").cast_column("image", Image(decode=False))
-    numbers = iter(range(0, len(rows), 11))
-    for shard, size in enumerate((90, 1, 60, 120, 30, 80, 100)):
-        with tarfile.open(folder / f"s-{shard}.tar", "w") as tar:
-            for row in (rows[next(numbers)] for _ in range(size)):
-                for suffix, data in (("png", row["image"]["bytes"]), ("txt", row["name"].encode())):
-                    info = tarfile.TarInfo(f"{row['hexcode']}-{row['style']}.{suffix}")
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
-    damaged = folder / "s-2.tar"
-    damaged.write_bytes(damaged.read_bytes()[:-30_000])
-
-
-class Command(subprocess.Popen):
-    """The real command, with the face of a forked child."""
-
-    def join(self, seconds: float | None = None) -> None:
-        self.wait(seconds)
-
-    @property
-    def exitcode(self) -> int:
-        return self.returncode
-
-    def is_alive(self) -> bool:
-        return self.poll() is None
-
-
-class Runs:
-    """Starts, watches and kills runs in one folder."""
-
-    def __init__(self, folder: Path, words: list[str], real: bool = False) -> None:
-        self.real = real
-        folder.mkdir()
-        write_shards(folder.parent / "shards")
-        (folder / "experiment.yaml").write_text(EXPERIMENT)
-        (folder / "recorder.py").write_text(RECORDER)
-        self.folder, self.words = folder, words
-
-    def start(self):
-        if self.real:
-            with (self.folder / "said.txt").open("a") as said:
-                words = [
-                    sys.executable,
-                    "-m",
-                    "clipkit",
-                    "fit",
-                    "-c",
-                    "experiment.yaml",
-                    "--resume",
-                    "auto",
-                    *self.words,
-                ]
-                own = {**os.environ, "OMP_NUM_THREADS": "1"}  # as many threads add up in the same order
-                return Command(words, cwd=self.folder, stdout=said, stderr=said, start_new_session=True, env=own)
-        child = SERVER.Process(target=_fit, args=(self.folder, self.words))
-        child.start()
-        return child
-
-    def finish(self) -> None:
-        child = self.start()
-        child.join(240)
-        assert child.exitcode == 0, (self.folder / "said.txt").read_text()[-3000:]
-
-    def lines(self, rank: int = 0) -> list[dict]:
-        file = self.folder / f"record-{rank}.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-
-    def kill_after(self, steps: int, validating: bool = False, delay: float = 0.0) -> None:
-        """SIGKILL the whole group so long after that many more steps, or the first batch of validation after them."""
-        (self.folder / "kill.json").write_text(json.dumps({"steps": steps, "validating": validating, "delay": delay}))
-        child = self.start()
-        child.join(240)
-        assert child.exitcode == -signal.SIGKILL, (self.folder / "said.txt").read_text()[-3000:]
-        (self.folder / "kill.json").unlink()
-
-    def seen(self, rank: int = 0) -> dict[tuple[int, int], set[str]]:
-        """Epoch and batch to all that was ever recorded of it."""
-        found: dict[tuple[int, int], set[str]] = {}
-        for line in self.lines(rank):
-            if "place" in line:
-                found.setdefault(tuple(line["place"]), set()).add(f"{line['positions']} {line['loss']}")
-        return found
+from .killing import EXPERIMENT, Runs
 
 
 @pytest.fixture(scope="module")
@@ -197,8 +27,8 @@ def undisturbed(tmp_path_factory):
     return run
 
 
-SHARDS = "../shards/s-{0..6}.tar"
-STREAM = [f"--data.train={SHARDS}", "--data.caption=null", "--data.epoch_steps=10", "--data.window=25"]
+STREAM = ["--data.train=../shards/s-{0..6}.tar", "--data.caption=null", "--data.epoch_steps=10", "--data.window=25"]
+TWO_RANKS = ["--trainer.devices=2", "--trainer.strategy=ddp_fork"]
 CASES = {
     "workers 0": ["--data.workers=0"],
     "workers 2": ["--data.workers=2"],
@@ -212,25 +42,75 @@ CASES = {
         "--trainer.accumulate_grad_batches=3",
     ],
 }
+CASES |= {
+    f"two ranks, {name}": [*CASES[name], *TWO_RANKS]
+    for name in ("workers 0", "workers 2", "streaming, workers 0", "streaming, workers 2", "streaming, accumulating")
+}
+EPOCHS, BATCHES = 3, 10
+
+# The plain tests have a seed of those that cover most. The night has twenty, each of some of the cases, in turn.
+SINGLE = ["workers 2", "accumulating", "streaming, workers 2"]
+PLAIN = {case: seed for seed, case in enumerate([*SINGLE, "two ranks, streaming, workers 2", "two ranks, workers 2"])}
+VALIDATION = ["workers 0", "workers 2", "streaming, workers 0", "streaming, workers 2"]
 
 
-# A case takes some 20 s: the plain tests have one seed of those that cover most, the night all.
-PLAIN = ("workers 2", "accumulating", "streaming, workers 2")
-NIGHTLY = [(case, seed) for seed in range(20) for case in CASES if seed or case not in PLAIN]
-KILLS = [*((case, 0) for case in PLAIN), *(pytest.param(*one, marks=pytest.mark.nightly) for one in NIGHTLY)]
+def in_turn(cases: list[str], plain: dict[str, int], each: int) -> list:
+    """The plain cases with their seeds, and so many of all for each seed of the night."""
+    turns = [(cases[(seed * each + i) % len(cases)], seed) for seed in range(20) for i in range(each)]
+    night = [pytest.param(*turn, marks=pytest.mark.nightly) for turn in turns if turn not in plain.items()]
+    return [*plain.items(), *night]
 
 
-@pytest.mark.parametrize(("case", "seed"), KILLS)
+@pytest.mark.parametrize(("case", "seed"), in_turn(list(CASES), PLAIN, 3))
 def test_killed_at_random_steps(case, seed, undisturbed, tmp_path):
-    """Three kills in the second epoch: each batch, whenever it was trained on, is bit for bit the same."""
+    """Two or three kills in one epoch, the second or the third: every batch and its loss are the same to the bit."""
     whole = undisturbed(CASES[case])
-    runs, rng = Runs(tmp_path / "run", CASES[case]), random.Random(seed)
-    for steps in (rng.randint(11, 13), rng.randint(2, 4), rng.randint(2, 4)):
-        runs.kill_after(steps, delay=rng.uniform(0, 0.1))
+    runs, rng, epoch = Runs(tmp_path / "run", CASES[case]), random.Random(seed), 1 + seed % 2
+    begun = epoch * BATCHES
+    if "accumulating" in case:
+        last = runs.kill_after(begun + rng.randint(1, 2), "within a step")
+        assert (last["place"][1] + 1) % 3 != 0 and last["place"][1] + 1 < BATCHES
+    else:
+        last = runs.kill_after(begun + rng.randint(1, 2), delay=rng.uniform(0, 0.02))
+    assert last["place"][0] == epoch
+    for _ in range(1 if "two ranks" in case else 2):
+        runs.kill_after(rng.randint(2, 3), delay=rng.uniform(0, 0.02))
     runs.finish()
-    assert runs.seen() == whole.seen()
-    assert len(whole.seen()) == 30
+    assert_same(runs, whole, ranks=2 if "two ranks" in case else 1)
     assert "going on from" in (runs.folder / "said.txt").read_text()
+
+
+SAVER = "class_path: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: kept, save_last: true"
+
+
+def test_killed_after_a_checkpoint_that_validation_made_within_a_step(tmp_path):
+    """Of a model with batch norms, as well as numbers that are drawn."""
+    normed = EXPERIMENT.replace("test_vit", "test_efficientnet").replace("proj_drop_rate", "drop_path_rate")
+    after_validation = f"{{{SAVER}, monitor: step, mode: max, filename: 'validated-{{step}}'}}"
+    words = [
+        *CASES["accumulating"],
+        "--trainer.val_check_interval=4",
+        f"--trainer.callbacks=[{{class_path: recorder.Recorder}}, {after_validation}]",
+    ]
+    whole, runs = (Runs(tmp_path / name, words, experiment=normed) for name in ("whole", "run"))
+    whole.finish()
+    last = runs.kill_after(BATCHES + 5)
+    assert last["place"] == [1, 4]  # validated and saved after the fourth batch, of steps of three
+    newest = next(complete_checkpoints(runs.folder / "kept"))
+    saved = torch.load(newest.path, weights_only=True)
+    assert "buffers_before_step" in saved and saved["global_step"] == 5
+    runs.finish()
+    assert_same(runs, whole)
+
+
+@pytest.mark.parametrize(("case", "seed"), in_turn(VALIDATION, {"workers 0": 0, "streaming, workers 2": 1}, 1))
+def test_killed_during_validation(case, seed, undisturbed, tmp_path):
+    whole, rng = undisturbed(CASES[case]), random.Random(seed)
+    runs = Runs(tmp_path / "run", CASES[case])
+    last = runs.kill_after(rng.randint(BATCHES + 1, EPOCHS * BATCHES), when=rng.randrange(2))
+    assert "validating" in last and last["validating"] > BATCHES
+    runs.finish()
+    assert_same(runs, whole)
 
 
 def test_the_real_command(undisturbed, tmp_path):
@@ -238,26 +118,18 @@ def test_the_real_command(undisturbed, tmp_path):
     runs = Runs(tmp_path / "run", words, real=True)
     runs.kill_after(17)
     runs.finish()
-    assert runs.seen() == undisturbed(words).seen()
+    assert_same(runs, undisturbed(words))
 
 
-def test_killed_during_validation(undisturbed, tmp_path):
-    words = CASES["workers 0"]
-    runs = Runs(tmp_path / "run", words)
-    runs.kill_after(17, validating=True)
-    runs.finish()
-    assert runs.seen() == undisturbed(words).seen()
-
-
-@pytest.mark.parametrize("case", [pytest.param("workers 0", marks=pytest.mark.nightly), "streaming, workers 2"])
-def test_two_ranks(case, undisturbed, tmp_path):
-    words = [*CASES[case], "--trainer.devices=2", "--trainer.strategy=ddp_fork"]
-    whole = undisturbed(words)
-    runs = Runs(tmp_path / "run", words)
-    for steps in (13, 4):
-        runs.kill_after(steps)
-    runs.finish()
-    for rank in (0, 1):
+def assert_same(runs: Runs, whole: Runs, ranks: int = 1) -> None:
+    for rank in range(ranks):
         assert runs.seen(rank) == whole.seen(rank)
-        assert len(whole.seen(rank)) == 30
-    assert whole.seen(0) != whole.seen(1)
+        assert len(whole.seen(rank)) == EPOCHS * BATCHES
+        assert all(len(told) == 1 for told in whole.seen(rank).values())
+    # weights, running statistics and moments, to the bit
+    ended, reference = (torch.load(one.folder / "kept/last.ckpt", weights_only=True) for one in (runs, whole))
+    assert ended["global_step"] == reference["global_step"]
+    torch.testing.assert_close(ended["state_dict"], reference["state_dict"], rtol=0, atol=0)
+    moments = ([optimizer["state"] for optimizer in one["optimizer_states"]] for one in (ended, reference))
+    torch.testing.assert_close(*moments, rtol=0, atol=0)
+    assert ranks == 1 or whole.seen(0) != whole.seen(1)

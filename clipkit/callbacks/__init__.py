@@ -9,6 +9,7 @@ from clipkit.callbacks.position import SamplePosition
 from clipkit.callbacks.progress import TrainingProgress
 from clipkit.callbacks.random_state import RandomState
 from clipkit.callbacks.retrieval import ValidationRetrieval
+from clipkit.callbacks.running_statistics import RunningStatistics
 
 __all__ = [
     "EvaluateTasks",
@@ -17,6 +18,7 @@ __all__ = [
     "NonFiniteLoss",
     "RandomState",
     "RunInterrupted",
+    "RunningStatistics",
     "SamplePosition",
     "TrainingProgress",
     "ValidationRetrieval",

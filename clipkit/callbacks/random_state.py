@@ -20,17 +20,24 @@ KEY = "random_state"
 class RandomState(pl.Callback):
     """Saves Python's, NumPy's and torch's random states of every rank, as plain numbers and tensors, and restores them.
 
-    They are restored before the first batch and not earlier, because making the loaders draws numbers too.
+    They are restored before the first batch and not earlier, because making the loaders draws numbers too. A checkpoint
+    within a step, among batches whose gradients are accumulated, holds those of the step's beginning: its batches come
+    again.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[str, Any] | None = None
+        self._begun: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin between two optimiser steps."""
+        self._begun = None
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the states, one a rank; Lightning calls this on every rank."""
-        checkpoint[KEY] = gather_objects(_state())
+        checkpoint[KEY] = gather_objects(self._begun or _state())
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -44,10 +51,19 @@ class RandomState(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Go on where the checkpoint was made."""
+        """Go on where the checkpoint was made; remember where a step begins."""
         if self._waiting is not None:
             _restore(self._waiting)
             self._waiting = None
+        if trainer.accumulate_grad_batches > 1 and batch_idx % trainer.accumulate_grad_batches == 0:
+            self._begun = _state()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Forget it once the step is taken."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch:
+            self._begun = None
 
 
 def _state() -> dict[str, Any]:

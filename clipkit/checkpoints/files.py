@@ -13,16 +13,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from torch import Tensor
 
-from clipkit.checkpoints.manifest import (
-    digest_of,
-    entry_of,
-    forget,
-    is_damaged,
-    partial_of,
-    previous_of,
-    publish,
-    remove,
-)
+from clipkit.checkpoints.manifest import Digests, entry_of, is_damaged, partial_of, publish, release, remove
 
 __all__ = ["DurableCheckpointIO"]
 
@@ -35,8 +26,9 @@ class DurableCheckpointIO(CheckpointIO):
     A file is written under a hidden name in its own folder, flushed to the disk, read back and compared, entered into
     the folder's ``manifest.json`` (sha256, bytes, step, whether all weights are finite) and only then renamed; what it
     replaces stays as ``NAME.previous.ckpt``. Lightning's own way writes elsewhere and moves, without a flush
-    (lightning 19970). Where the disk refuses, a warning says so, the run goes on, and nothing is removed until a later
-    save succeeds.
+    (lightning 19970). What Lightning wants removed, as there is a better one, stays until two newer ones are in its
+    folder, so that a damaged newest has one before it. Where the disk refuses, a warning says so, the run goes on, and
+    nothing is removed until a later save succeeds.
 
     Args:
         experiment: What the checkpoints are of, so that ``complete_checkpoints`` can be asked for those alone.
@@ -45,6 +37,9 @@ class DurableCheckpointIO(CheckpointIO):
     def __init__(self, experiment: str = "") -> None:
         self.experiment = experiment
         self.failed = False
+        self._digests = Digests()
+        self._owed: set[Path] = set()
+        self._resumed: Path | None = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
@@ -56,10 +51,11 @@ class DurableCheckpointIO(CheckpointIO):
             final.parent.mkdir(parents=True, exist_ok=True)
             remove(partial)  # of a run that was killed
             digest = _written(checkpoint, partial)
-            if digest_of(partial) != digest:
+            if self._digests.of(partial) != digest:
                 raise OSError("what was read back is not what was written")
             publish(partial, final, entry_of(checkpoint, digest, partial, _finite(checkpoint), self.experiment))
             self.failed = False
+            self._owed.discard(final)
         except OSError as error:
             self.failed = True
             remove(partial)
@@ -79,16 +75,27 @@ class DurableCheckpointIO(CheckpointIO):
             raise OSError(f"{name!r} is a folder of shards, and this strategy reads one file: {hint}")
         if is_damaged(Path(path)):
             raise OSError(f"{os.fspath(path)!r} is damaged: it is not what was written; give the one before")
+        self._resumed = Path(path)
         found: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=weights_only)
         return found
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        """Remove one that is no longer among the best, unless the save that was to replace it failed."""
+        """Remove one that is no longer among the best; if what was to replace it failed, once a later save succeeds.
+
+        The two newest of a folder stay until newer ones take their places. One with a hidden name, as Lightning's tuner
+        saves while it tries, goes at once.
+        """
+        self._owed.add(Path(path))
         if self.failed:
             return
-        for gone in (Path(path), previous_of(Path(path))):
-            remove(gone)
-        forget(Path(path))
+        try:
+            if Path(path).name.startswith("."):
+                remove(Path(path))
+            for owed in sorted(self._owed):
+                release(owed, self._digests, self._resumed)
+                self._owed.discard(owed)
+        except OSError as error:  # a full disk holds no new manifest
+            log.warning("%s was not removed (%s)", path, error)
 
 
 def _finite(checkpoint: Mapping[str, Any]) -> bool:

@@ -14,20 +14,23 @@ from typing import Any, NamedTuple
 
 __all__ = [
     "Checkpoint",
+    "Digests",
     "complete_checkpoints",
     "digest_of",
     "entry_of",
-    "forget",
     "is_damaged",
     "partial_of",
     "previous_of",
     "publish",
+    "release",
     "remove",
 ]
 
 log = logging.getLogger("clipkit")
 
 MANIFEST = "manifest.json"
+KEPT = 2
+"""So many of a folder that a run can go on from stay: where the newest is damaged, there is one before it."""
 UNREADABLE = (
     "{manifest} is damaged and put aside as {aside}: which of the checkpoints beside it are whole is not known now, "
     "so `--resume auto` passes over them; name one to --resume"
@@ -100,11 +103,33 @@ def publish(partial: Path, final: Path, entry: dict[str, Any]) -> None:
     _settle(final, entry["sha256"])
 
 
-def forget(path: Path) -> None:
-    """Take a name out of the manifest."""
+def release(path: Path, digests: Digests, resumed: Path | None = None) -> None:
+    """Let a checkpoint go: it is removed once two newer ones that a run can go on from are in its folder.
+
+    Args:
+        path: What is not wanted for its own sake any more.
+        digests: Sums of files that were read before.
+        resumed: What the run went on from. It is wanted again: where a better one that took its place is damaged, this
+            run knows it as the best.
+    """
     manifest = _read(path.parent)
-    if manifest.pop(path.name, None) is not None:
-        _write(path.parent, manifest)
+    if path.name not in manifest:  # nothing is known of it
+        remove(path)
+        return
+    for entry in manifest.get(path.name, {}).values():
+        entry["released"] = True
+    if resumed is not None and resumed.parent.resolve() == path.parent.resolve():
+        for entry in manifest.get(_current_name(resumed), {}).values():
+            entry["released"] = False
+    _write(path.parent, manifest)  # before a file goes, so that a kill leaves none that nothing is known of
+    kept = 0
+    for _, file, entries in sorted(_held(path.parent, manifest, path.name), reverse=True, key=lambda held: held[0]):
+        if kept < KEPT and any(entry["finite"] and entry["sha256"] == digests.of(file) for entry in entries):
+            kept += 1
+        elif all(entry.get("released") for entry in entries):
+            remove(file)
+    left = {name: entries for name, entries in manifest.items() if _existing(path.parent / name)}
+    _write(path.parent, left)
 
 
 def remove(path: Path) -> None:
@@ -137,6 +162,21 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class Digests:
+    """Sums of files and folders, each read once as long as it is not touched; under whichever name."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int, int], str] = {}
+
+    def of(self, path: Path) -> str:
+        """As ``digest_of``."""
+        about = path.stat()
+        key = (about.st_ino, about.st_size, about.st_mtime_ns)
+        if key not in self._known:
+            self._known[key] = digest_of(path)
+        return self._known[key]
+
+
 def _files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
@@ -145,10 +185,24 @@ def _recorded(folder: Path, experiment: str | None) -> Iterator[tuple[dict[str, 
     """Every entry of every manifest with each file that it may be of."""
     for manifest in folder.rglob(MANIFEST):
         for name, entries in _read(manifest.parent).items():
-            path = manifest.parent / name
-            files = [file for file in (path, previous_of(path)) if file.exists()]
+            files = _existing(manifest.parent / name)
             wanted = [entry for entry in entries.values() if experiment in (None, entry["experiment"])]
             yield from ((entry, file) for entry in wanted for file in files)
+
+
+def _existing(path: Path) -> list[Path]:
+    return [file for file in (path, previous_of(path)) if file.exists()]
+
+
+def _held(folder: Path, manifest: Mapping[str, Entries], name: str) -> Iterator[tuple[float, Path, list[Any]]]:
+    """Time, file, and entries of its name, for every file of the experiment that one name is of."""
+    experiments = {entry["experiment"] for entry in manifest[name].values()}
+    for other, entries in manifest.items():
+        newest = max(entry["time"] for entry in entries.values())
+        if any(entry["experiment"] in experiments for entry in entries.values()):
+            for file in _existing(folder / other):
+                part = "current" if file.name == other else "previous"
+                yield entries.get(part, {"time": newest})["time"], file, list(entries.values())
 
 
 def _announce(final: Path, entry: dict[str, Any]) -> None:

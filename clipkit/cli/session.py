@@ -16,6 +16,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -27,11 +28,12 @@ from clipkit.callbacks import (
     NonFiniteLoss,
     RandomState,
     RunInterrupted,
+    RunningStatistics,
     SamplePosition,
     TrainingProgress,
     ValidationRetrieval,
 )
-from clipkit.checkpoints import complete_checkpoints
+from clipkit.checkpoints import Checkpoint, complete_checkpoints
 from clipkit.cli.config import Experiment
 from clipkit.cli.explain import ConfigError
 from clipkit.data import TooManyUnusable
@@ -96,7 +98,7 @@ def quiet() -> None:
 
 def default_callbacks(experiment: Experiment) -> list[pl.Callback]:
     """What watches every run of the command line; one of the same class in the YAML takes its place."""
-    watching: list[pl.Callback] = [SamplePosition(), RandomState(), Health()]
+    watching: list[pl.Callback] = [SamplePosition(), RandomState(), RunningStatistics(), Health()]
     if experiment.config["trainer"].get("enable_progress_bar") is not False:  # Lightning refuses a bar beside that
         watching.append(TrainingProgress())
     watching += [TrackRun(experiment.config), TrackSkipped()]
@@ -123,14 +125,21 @@ def newest(trainer: pl.Trainer, experiment: str) -> str | None:
     folders = {str(logger.save_dir) for logger in trainer.loggers if logger.save_dir is not None}
     folders |= {str(path) for saved in trainer.checkpoint_callbacks if (path := getattr(saved, "dirpath", None))}
     folders.add(str(Path(trainer.default_root_dir) / "checkpoints"))  # where Lightning puts those of no logger
-    usable = ((one for one in complete_checkpoints(Path(folder), experiment) if one.finite) for folder in folders)
-    found = [one for kept in usable for one in itertools.islice(kept, 1)]
+    found = [one for folder in folders for one in itertools.islice(_usable(Path(folder), experiment), 1)]
     if not found:
         _say_once(f"note: there is no complete checkpoint of {experiment} to go on from; it starts afresh.")
         return None
     last = max(found, key=lambda one: one.time)
     _say_once(f"note: going on from {_near(last.path)}, step {last.step}.")
     return str(last.path)
+
+
+def _usable(folder: Path, experiment: str) -> Iterator[Checkpoint]:
+    for one in complete_checkpoints(folder, experiment):
+        if one.finite:
+            yield one
+        else:
+            _say_once(f"warning: {_near(one.path)}, step {one.step}, is passed over: not all its weights are finite.")
 
 
 def keep_history(trainer: pl.Trainer, data: pl.LightningDataModule, file: str) -> None:
@@ -197,7 +206,9 @@ def closing(trainer: pl.Trainer) -> None:
         console.print(f"health: {finding}", style="yellow", highlight=False)
     saved: Any = trainer.checkpoint_callback
     best = getattr(saved, "best_model_path", "") or getattr(saved, "last_model_path", "")
-    if best:
+    if best and not get_filesystem(best).exists(best):  # a disk was full
+        _lines([f"checkpoint: {Path(best).name} could not be saved; `--resume auto` goes on from the newest that was"])
+    elif best:
         score = getattr(saved, "best_model_score", None)
         about = f"  ({saved.monitor} {float(score):.4f})" if score is not None else ""
         _lines([f"checkpoint: {_near(best)}{about}"])

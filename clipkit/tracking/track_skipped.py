@@ -31,7 +31,8 @@ class TrackSkipped(pl.Callback):
     """Writes every sample that could not be used to ``quarantine.jsonl`` in the run's folder, and logs how many.
 
     What counts is what training consumed, not what workers read ahead: ``read = used + skipped`` holds exactly, also
-    after a resume, for the counts are in the checkpoint. Logged are ``data/read``, ``data/used`` and
+    after a resume, for the counts are in the checkpoint: those of the last optimiser step, since batches whose
+    gradients are being accumulated come again. Logged are ``data/read``, ``data/used`` and
     ``data/skipped_<reason>``, over all ranks; each rank beyond the first keeps its own ``quarantine-<rank>.jsonl``.
 
     Args:
@@ -53,6 +54,7 @@ class TrackSkipped(pl.Callback):
         self.most, self.after = most, after
         self.used, self._told = 0, False
         self.skipped = dict.fromkeys(REASONS, 0)
+        self._at_step = self._counts()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take off the lines of a run that went further than its last checkpoint."""
@@ -70,6 +72,8 @@ class TrackSkipped(pl.Callback):
             return
         self.used += len(packed)
         self._keep(trainer, unpack_skips(packed))
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch:
+            self._at_step = self._counts()
         if trainer.global_step % max(1, int(trainer.log_every_n_steps)) == 0:  # type: ignore[attr-defined]  # Lightning sets it elsewhere
             self._log(trainer, pl_module)
         elif trainer.world_size == 1:  # several ranks have to stop together
@@ -79,7 +83,7 @@ class TrackSkipped(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the counts of every rank; Lightning calls this on each."""
-        checkpoint[KEY] = gather_objects({"used": self.used, "skipped": dict(self.skipped)})
+        checkpoint[KEY] = gather_objects(self._at_step)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -92,6 +96,10 @@ class TrackSkipped(pl.Callback):
             counts = counts[trainer.global_rank :][:1]
         self.used = sum(count["used"] for count in counts)
         self.skipped = {reason: sum(count["skipped"].get(reason, 0) for count in counts) for reason in REASONS}
+        self._at_step = self._counts()
+
+    def _counts(self) -> dict[str, Any]:
+        return {"used": self.used, "skipped": dict(self.skipped)}
 
     def _keep(self, trainer: pl.Trainer, left_out: list[Skipped]) -> None:
         if not left_out:

@@ -135,3 +135,31 @@ def test_no_logger_and_a_data_module_that_tells_nothing(source, own_folder):
 def test_a_share_that_cannot_be():
     with pytest.raises(ArgumentError, match="most: 2 is not in"):
         TrackSkipped(most=2)
+
+
+class StopWithin(pl.Callback):
+    """Saves among the batches of a step, and dies after the next."""
+
+    def __init__(self, batch, path):
+        self.batch, self.path = batch, path
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch_idx == self.batch:
+            trainer.save_checkpoint(self.path)
+        if batch_idx == self.batch + 1:
+            raise KeyError("died")
+
+
+@pytest.mark.parametrize("batch", [3, 4, 5, 6, 7])
+def test_batches_that_come_again_are_counted_once(source, own_folder, tmp_path, batch):
+    options = {"accumulate_grad_batches": 3, "max_epochs": 1}
+    whole = TrackSkipped(most=1)
+    run(source, whole, **options)
+    kept = lines(own_folder)
+    (own_folder / "run/quarantine.jsonl").unlink()
+    with pytest.raises(KeyError):
+        run(source, TrackSkipped(most=1), StopWithin(batch, tmp_path / "a.ckpt"), **options)
+    rest = TrackSkipped(most=1)
+    run(source, rest, resume=tmp_path / "a.ckpt", **options)
+    assert (rest.used, rest.skipped) == (whole.used, whole.skipped)
+    assert lines(own_folder) == kept
