@@ -58,8 +58,12 @@ def scheme_of(path: str) -> str:
 
 
 def public_name(path: str) -> str:
-    """A path or URL without what only its owner may know: user and password, and the query that signs it."""
+    """A path or URL without what only its owner may know: user and password, and the query that signs it.
+
+    Without the commit of a hub's file, too: a new one may change no more than the card.
+    """
     name = re.sub(r"(?<=://)[^/?#]*@", "", path)
+    name = re.sub(r"(?<=^hf://datasets/)([^/@]+/[^/@]+)@[0-9a-f]{40}(?=/)", r"\1", name)
     return re.sub(r"[?#].*", "", name, flags=re.DOTALL) if scheme_of(path) in ("http", "https") else name
 
 
