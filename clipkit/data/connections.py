@@ -124,7 +124,8 @@ def patiently(attempt: Callable[[], _T], url: str, retry: Retry, after: Callable
         after: Called after each failure; what it returns follows the URL in messages.
 
     Raises:
-        Unusable: For ``unreachable_shard``, where the last attempt allowed failed, or another would fail alike.
+        Unusable: For ``unreachable_shard``, where the last attempt allowed failed; for ``refused_shard``, where another
+            would fail alike.
     """
     failures = 0
     while True:
@@ -135,7 +136,7 @@ def patiently(attempt: Callable[[], _T], url: str, retry: Retry, after: Callable
             name, reason = public_name(url) + after(), in_one_line(error, url)
             # Without the cause: its text may hold the URL as it was given, password and all.
             if isinstance(error, FINAL):
-                raise Unusable("unreachable_shard", f"{name}: {reason}") from None
+                raise Unusable("refused_shard", f"{name}: {reason}") from None
             if failures >= retry.attempts:
                 message = f"{name}: given up after {failures} attempts in a row; the last: {reason}"
                 raise Unusable("unreachable_shard", message) from None

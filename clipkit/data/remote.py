@@ -87,9 +87,9 @@ def open_forwards(path: str, retry: Retry = USUAL, begin: int = 0) -> BinaryIO:
 
     Returns:
         A binary file with ``read``; nothing can be written and nothing sought. Its ``read`` raises ``Unusable`` for
-        ``unreachable_shard`` where a remote file is missing or forbidden, became another one in between, or gave no
-        byte in ``retry.attempts`` attempts in a row. Where a server does not say how long a file is, one that is cut
-        off cannot be told from one that ends.
+        ``refused_shard`` where a remote file is missing or forbidden, or became another one in between; for
+        ``unreachable_shard`` where it gave no byte in ``retry.attempts`` attempts in a row. Where a server does not say
+        how long a file is, one that is cut off cannot be told from one that ends.
 
     Raises:
         OSError: Where a local file cannot be opened.

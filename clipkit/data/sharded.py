@@ -14,6 +14,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset, Value
 
 from clipkit.data.connections import in_one_line
+from clipkit.data.reach import Lost
 from clipkit.data.remote import is_remote, open_forwards, public_name
 from clipkit.data.shards import ShardSample, read_shard
 from clipkit.data.skips import Skipped, Unusable, reason_of, skipped
@@ -30,8 +31,6 @@ HEAD = 256
 NOT_STORED = (pa.ArrowException, ValueError, OverflowError)
 MOST_TEXT = 16 << 20
 """Bytes of a text or JSON, which takes many times its size where it is read."""
-UNREACHABLE = 3
-"""Shards in a row, from the first on, after which a stream is taken to be out of reach."""
 
 
 class Shards(Protocol):
@@ -156,13 +155,13 @@ def head(shards: Shards, rows: int = HEAD) -> tuple[Dataset, list[Skipped]]:
 
 
 def _first_items(shards: Shards) -> Iterator[Row | Skipped]:
-    """The items of all shards, in order; of the first few only, where none of those is to be reached."""
-    unreachable = 0
+    """The items of all shards, in order, until too many in a row are out of reach."""
+    lost = Lost()
     for shard in range(len(shards.names)):
         for item in _items(shards, shard):
-            unreachable += isinstance(item, Skipped) and item.reason == "unreachable_shard" and unreachable == shard
+            lost.count([item])
             yield item
-        if unreachable == UNREACHABLE == shard + 1:
+        if lost.too_many:
             return
 
 

@@ -28,7 +28,10 @@ DATA = shard()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The first folder of a path says how it behaves; its content is ``DATA`` where the server has no other."""
+    """The first folder of a path says how it behaves; its content is ``DATA`` where the server has no other.
+
+    One called ``dying-...`` is fine until the server is dead.
+    """
 
     protocol_version = "HTTP/1.1"
 
@@ -52,7 +55,10 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.gets.setdefault(path, []).append(begin)
         self.begin, self.end, self.number = begin, end, len(self.server.gets[path])
-        getattr(self, path.split("/")[1])()
+        behaviour = path.split("/")[1]
+        if behaviour.startswith("dying-"):
+            behaviour = behaviour.removeprefix("dying-") if self.server.dead.is_set() else "fine"
+        getattr(self, behaviour)()
 
     def answer(self, status, headers):
         self.send_response(status)
@@ -112,6 +118,9 @@ class Handler(BaseHTTPRequestHandler):
     def never(self):
         self.server.over.wait(60)
 
+    def hangup(self):
+        self.close_connection = True
+
     def busy(self):
         self.fail(503) if self.number <= 2 else self.send()
 
@@ -168,7 +177,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.lock, self.over = threading.Lock(), threading.Event()
+        self.lock, self.over, self.dead = threading.Lock(), threading.Event(), threading.Event()
         self.gets, self.files = {}, {}  # path to where each request begins, to its content
 
     def handle_error(self, request, client_address):

@@ -129,14 +129,14 @@ def test_remote_shards_that_fail_are_counted_and_the_rest_is_used(remote, worker
     names = ["cutonce/0.tar", "fine/1.tar", "missing/2.tar", "reset/3.tar", "stop/4.tar"]
     data = remote({name: tar(good(name[-5])) for name in names}, workers=workers)
     used, skips = read(data)
-    assert skips == {("missing/2.tar", "unreachable_shard"), ("stop/4.tar", "unreachable_shard")}
+    assert skips == {("missing/2.tar", "refused_shard"), ("stop/4.tar", "unreachable_shard")}
     whole = 3 * 10
     assert whole < len(used) < whole + 10  # and what came of the one that stops half-way
 
 
 def test_the_first_shard_may_be_missing(remote):
     used, skips = read(remote({"forbidden/0.tar": b"", "fine/1.tar": tar(good("x"))}))
-    assert len(used) == 10 and skips == {("forbidden/0.tar", "unreachable_shard")}
+    assert len(used) == 10 and skips == {("forbidden/0.tar", "refused_shard")}
 
 
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
