@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import datasets
 import huggingface_hub
 from datasets import DatasetBuilder
+from datasets.packaged_modules.parquet.parquet import Parquet
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -16,7 +17,7 @@ from clipkit.data.local import near_path
 from clipkit.data.patterns import is_pattern
 from clipkit.types import ArgumentError
 
-__all__ = ["hub_builder", "in_words", "is_hub_id", "refuse_archives", "tars_by_split"]
+__all__ = ["hub_builder", "in_words", "is_hub_id", "parquet_by_split", "refuse_archives", "tars_by_split"]
 
 
 def is_hub_id(name: str) -> bool:
@@ -50,8 +51,17 @@ def hub_builder(name: str) -> DatasetBuilder:
 
 def tars_by_split(builder: DatasetBuilder) -> dict[str, list[str]] | None:
     """Split to its tar archives, paths or ``hf://`` addresses; None where the library would read something else."""
-    if not isinstance(builder, WebDataset):
-        return None
+    return _files(builder) if isinstance(builder, WebDataset) else None
+
+
+def parquet_by_split(builder: DatasetBuilder) -> dict[str, list[str]] | None:
+    """The same of parquet files, where all of their rows and columns are to be read."""
+    told = builder.config
+    plain = isinstance(builder, Parquet) and told.columns is None and told.filters is None and told.features is None
+    return _files(builder) if plain else None
+
+
+def _files(builder: DatasetBuilder) -> dict[str, list[str]]:
     return {str(split): [str(file) for file in files] for split, files in (builder.config.data_files or {}).items()}
 
 

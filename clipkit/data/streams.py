@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
-import aiohttp
 import datasets
 from datasets import Dataset, IterableDataset
 
 from clipkit.data.columns import find_images
-from clipkit.data.hub import hub_builder, is_hub_id, tars_by_split
+from clipkit.data.hub import hub_builder, is_hub_id, parquet_by_split, tars_by_split
 from clipkit.data.remote import is_remote, public_name
 from clipkit.data.sharded import IMAGE_MEMBERS, TableShards, TarShards, as_dataset
 from clipkit.data.source import READERS, load_rows, name_and_split, pick, quiet, refuse_split
+from clipkit.data.tables import FileShards, file_shards
 from clipkit.data.tars import find_tars, matching, refuse_packed
 from clipkit.types import ArgumentError
 
@@ -30,7 +26,7 @@ PARTS = 64
 
 def find_shards(
     source: str, split: str = "train", image: str | None = None, streaming: bool = False
-) -> TarShards | TableShards | None:
+) -> TarShards | FileShards | TableShards | None:
     """The shards of a source that can only be streamed, or is to be.
 
     Args:
@@ -124,45 +120,23 @@ def _tars_of_hub(name: str, chosen: str | None, split: str, streaming: bool) -> 
     return found
 
 
-def _tables(name: str, chosen: str | None, split: str, image: str | None) -> TableShards:
+def _tables(name: str, chosen: str | None, split: str, image: str | None) -> FileShards | TableShards:
     path = Path(name).expanduser()
-    table = is_remote(name) or (path.suffix in READERS and not path.is_dir())
-    files = matching(name) if table else []
-    if files:
+    if is_remote(name) or (path.suffix in READERS and not path.is_dir()):
         if chosen:
             refuse_split(public_name(name), chosen)
-        rows = _load_files(files)
-        return _with_images(rows, files, image, [os.path.dirname(file) for file in files])
+        return file_shards(matching(name), image)
     plain = path.is_dir() and not (path / "state.json").exists() and not (path / "dataset_dict.json").exists()
     if (path.exists() and not plain) or name.partition("/")[0] == "emoji":
         return rows_as_shards(load_rows(f"{name}:{chosen}" if chosen else name, split, image), name, image)
     builder = datasets.load_dataset_builder(str(path)) if path.is_dir() else hub_builder(name)
+    files = parquet_by_split(builder)
+    if files:
+        return file_shards(pick(files, name, chosen, split), image)
     rows = pick(builder.as_streaming_dataset(), name, chosen, split)
-    return _with_images(rows, [f"{name} ({i + 1}/{rows.num_shards})" for i in range(rows.num_shards)], image, [])
-
-
-def _load_files(files: Sequence[str]) -> IterableDataset:
-    suffixes = {Path(urlsplit(file).path).suffix.lower() for file in files}
-    if len(suffixes) > 1 or not suffixes <= set(READERS):
-        raise ArgumentError(
-            "train", f"{', '.join(sorted(suffixes))}: give files of one of the kinds .tar, {', '.join(READERS)}"
-        )
-    suffix = suffixes.pop()
-    options: dict[str, Any] = {"sep": "\t"} if suffix == ".tsv" else {}
-    if files[0].startswith("http"):
-        options["storage_options"] = {
-            "client_kwargs": {"timeout": aiohttp.ClientTimeout(sock_connect=60, sock_read=60)}
-        }
-    options |= {"data_files": list(files), "split": "train"}
-    loaded = datasets.load_dataset(READERS[suffix], streaming=True, **options)
-    assert isinstance(loaded, IterableDataset)
-    return loaded
-
-
-def _with_images(rows: IterableDataset, names: Sequence[str], image: str | None, folders: Sequence[str]) -> TableShards:
     if rows.features is None:
         rows = rows._resolve_features()  # of CSV and JSON they are known by the first rows only
     column = find_images(rows, image)
     if column is not None and isinstance((rows.features or {})[column], datasets.Image):
         rows = rows.cast_column(column, datasets.Image(decode=False))
-    return TableShards(rows, names, column, folders)
+    return TableShards(rows, [f"{name} ({i + 1}/{rows.num_shards})" for i in range(rows.num_shards)], column)

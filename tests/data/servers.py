@@ -9,6 +9,7 @@ import socket
 import struct
 import tarfile
 import threading
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -39,8 +40,14 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_HEAD(self):
-        self.path_and_data()
-        self.answer(200, {"Content-Length": len(self.data)})
+        """As honest as a GET: what is refused there is refused here."""
+        path = self.path_and_data()
+        refused = {"missing": 404, "forbidden": 403, "gone": 410, "broken": 500}.get(path.split("/")[1])
+        if not refused:
+            return self.answer(200, {"Content-Length": len(self.data)})
+        with self.server.lock:
+            self.server.gets.setdefault(path, []).append(0)
+        return self.fail(refused)
 
     def path_and_data(self):
         path = urlsplit(self.path).path
@@ -77,6 +84,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {"Content-Length": end - begin} | headers)
         self.wfile.write(self.data[begin:end][:count])
         self.wfile.flush()
+        with self.server.lock:
+            self.server.sent[urlsplit(self.path).path] += len(self.data[begin:end][:count])
         self.close_connection = count is not None
 
     def fail(self, status):
@@ -179,6 +188,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(*args)
         self.lock, self.over, self.dead = threading.Lock(), threading.Event(), threading.Event()
         self.gets, self.files = {}, {}  # path to where each request begins, to its content
+        self.sent = Counter()  # bytes by path
 
     def handle_error(self, request, client_address):
         pass  # clients that went away
