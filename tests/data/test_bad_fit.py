@@ -92,6 +92,23 @@ def test_a_fit_on_a_damaged_mixture(spec, damaged, own_folder, workers):
     )
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_indexed_mixture_logs_its_shares(spec, folder, tmp_path, own_folder, workers):
+    """At its end they are those of the weights; names that would be logged alike are told apart."""
+    for name in ("a b", "a_b"):
+        (tmp_path / name).mkdir()
+        table = pa.table({"image": [{"bytes": picture(size=(9, 8)), "path": None}] * 6, "captions": [["thing"]] * 6})
+        pq.write_table(table, tmp_path / name / "rows.parquet")
+    sources = {f"{tmp_path}/a b/rows.parquet": 1.0, f"{tmp_path}/a_b/rows.parquet": 1.0, f"{folder}:train": 6.0}
+    data = CaptionDataModule(sources, batch_size=8, workers=workers, caption="captions")
+    logged = fit(spec, data, TrackSkipped(most=1))
+    steps = (41 + 12) // 8
+    assert logged["data/read"] == logged["data/used"] == 8 * steps
+    assert sorted(value for name, value in logged.items() if "/share_" in name) == [0.125, 0.125, 0.75]
+    assert len({name for name in logged if name.startswith("data/from_")}) == 3
+    assert sum(value for name, value in logged.items() if name.startswith("data/from_")) == 8 * steps
+
+
 def test_too_much_stops_the_fit_with_the_list(spec, damaged, own_folder):
     data = CaptionDataModule(f"{damaged}/a", batch_size=4, workers=0, epoch_steps=100)
     with pytest.raises(TooManySkipped, match=re.escape(f"{damaged}/a/0.tar, html\u2028page: not_an_image: ")) as caught:
