@@ -58,8 +58,12 @@ def scheme_of(path: str) -> str:
 
 
 def public_name(path: str) -> str:
-    """A path or URL without what only its owner may know: user and password, and the query that signs it."""
+    """A path or URL without what only its owner may know: user and password, and the query that signs it.
+
+    Without the commit of a hub's file, too: a new one may change no more than the card.
+    """
     name = re.sub(r"(?<=://)[^/?#]*@", "", path)
+    name = re.sub(r"(?<=^hf://datasets/)([^/@]+/[^/@]+)@[0-9a-f]{40}(?=/)", r"\1", name)
     return re.sub(r"[?#].*", "", name, flags=re.DOTALL) if scheme_of(path) in ("http", "https") else name
 
 
@@ -120,7 +124,8 @@ def patiently(attempt: Callable[[], _T], url: str, retry: Retry, after: Callable
         after: Called after each failure; what it returns follows the URL in messages.
 
     Raises:
-        Unusable: For ``unreachable_shard``, where the last attempt allowed failed, or another would fail alike.
+        Unusable: For ``unreachable_shard``, where the last attempt allowed failed; for ``refused_shard``, where another
+            would fail alike.
     """
     failures = 0
     while True:
@@ -131,7 +136,7 @@ def patiently(attempt: Callable[[], _T], url: str, retry: Retry, after: Callable
             name, reason = public_name(url) + after(), in_one_line(error, url)
             # Without the cause: its text may hold the URL as it was given, password and all.
             if isinstance(error, FINAL):
-                raise Unusable("unreachable_shard", f"{name}: {reason}") from None
+                raise Unusable("refused_shard", f"{name}: {reason}") from None
             if failures >= retry.attempts:
                 message = f"{name}: given up after {failures} attempts in a row; the last: {reason}"
                 raise Unusable("unreachable_shard", message) from None

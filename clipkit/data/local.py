@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import stat
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["open_file"]
+__all__ = ["near_path", "open_file"]
 
 
 def open_file(path: str | Path) -> BinaryIO:
@@ -29,3 +30,12 @@ def open_file(path: str | Path) -> BinaryIO:
         kind = IsADirectoryError(errno.EISDIR, "Is a directory", str(path)) if stat.S_ISDIR(mode) else None
         raise kind or OSError(errno.EINVAL, "Is a pipe, a socket or a device, and no file", str(path))
     return os.fdopen(descriptor, "rb")
+
+
+def near_path(path: Path) -> str:
+    """What is to be said of a path where nothing is: the nearest name there, or that there is no such folder."""
+    parent = path.parent
+    if not parent.is_dir():
+        return f" (not even the folder {str(parent)!r})"
+    near = difflib.get_close_matches(path.name, [p.name for p in parent.iterdir()], n=1)
+    return f"; did you mean {str(parent / near[0])!r}?" if near else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from clipkit.data.order import sample_rng
 from clipkit.data.remote import public_name
 from clipkit.types import ArgumentError
 
-__all__ = ["Mixture", "join_rows", "metric_name", "mixed_order", "mixture_of", "read_weights", "turns"]
+__all__ = ["Mixture", "join_rows", "metric_names", "mixed_order", "mixture_of", "read_weights", "turns"]
 
 CaptionOption = str | Sequence[str] | Mapping[str, float] | None
 GROUP = "__group__"
@@ -34,12 +35,21 @@ class Mixture(NamedTuple):
     @property
     def metrics(self) -> list[str]:
         """What the samples of each source are logged as."""
-        return [metric_name(name) for name in self.names]
+        return metric_names(self.names)
 
 
-def metric_name(source: str) -> str:
-    """What the samples of a source are logged as; trackers take few characters beside letters and digits."""
-    return "data/from_" + re.sub(r"[^\w./-]+", "_", public_name(source))[-80:].strip("_/")
+def metric_names(sources: Sequence[str]) -> list[str]:
+    """What the samples of each source are logged as, no two alike.
+
+    Trackers take few characters beside letters and digits, and short names; sources that would be called the same are
+    numbered, as in ``photos``, ``photos-2``.
+    """
+    short = [re.sub(r"[^\w./-]+", "_", public_name(source))[-80:].strip("_/") for source in sources]
+    names: list[str] = []
+    for name in short:
+        tried = (f"data/from_{name}" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
+        names.append(next(one for one in tried if one not in names))
+    return names
 
 
 def mixture_of(rows: Dataset, shares: Mapping[str, float | None]) -> Mixture | None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from glob import has_magic
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 import aiohttp
 import fsspec
@@ -21,8 +21,9 @@ from clipkit.data.patterns import expand_braces
 from clipkit.data.skips import Unusable
 from clipkit.types import ArgumentError
 
-__all__ = ["Retry", "expand", "is_remote", "open_forwards", "public_name"]
+__all__ = ["USUAL", "Persistent", "Ranges", "Retry", "Source", "expand", "is_remote", "open_forwards", "public_name"]
 
+T = TypeVar("T")
 BLOCK = 8 << 20  # bytes; one request each, where a file comes in ranges
 USUAL = Retry()
 AGAIN = (408, 425, 429)  # of the 4xx, those that another time may answer otherwise
@@ -87,9 +88,9 @@ def open_forwards(path: str, retry: Retry = USUAL, begin: int = 0) -> BinaryIO:
 
     Returns:
         A binary file with ``read``; nothing can be written and nothing sought. Its ``read`` raises ``Unusable`` for
-        ``unreachable_shard`` where a remote file is missing or forbidden, became another one in between, or gave no
-        byte in ``retry.attempts`` attempts in a row. Where a server does not say how long a file is, one that is cut
-        off cannot be told from one that ends.
+        ``refused_shard`` where a remote file is missing or forbidden, or became another one in between; for
+        ``unreachable_shard`` where it gave no byte in ``retry.attempts`` attempts in a row. Where a server does not say
+        how long a file is, one that is cut off cannot be told from one that ends.
 
     Raises:
         OSError: Where a local file cannot be opened.
@@ -99,11 +100,13 @@ def open_forwards(path: str, retry: Retry = USUAL, begin: int = 0) -> BinaryIO:
         file = open_file(Path(path).expanduser())
         file.seek(begin)
         return file
-    kind = _Stream if issubclass(kind_of(path), HTTPFileSystem) else _Ranges
-    return cast(BinaryIO, io.BufferedReader(_Persistent(lambda: kind(path, retry.timeout), path, retry, begin), BLOCK))
+    kind = _Stream if issubclass(kind_of(path), HTTPFileSystem) else Ranges
+    return cast(BinaryIO, io.BufferedReader(Persistent(lambda: kind(path, retry.timeout), path, retry, begin), BLOCK))
 
 
-class _Source(Protocol):
+class Source(Protocol):
+    """Where bytes come from, which may fail."""
+
     def read(self, place: int, most: int) -> bytes:
         """Some bytes from a place on, none at the end; may raise anything."""
 
@@ -111,37 +114,45 @@ class _Source(Protocol):
         """Let go of connections, so that the next read makes new ones."""
 
 
-class _Persistent(io.RawIOBase):
+class Persistent(io.RawIOBase):
     """A source that is asked again where it fails."""
 
-    def __init__(self, make: Callable[[], _Source], url: str, retry: Retry, begin: int) -> None:
+    def __init__(self, make: Callable[[], Source], url: str, retry: Retry, begin: int) -> None:
         self.make, self.url, self.retry, self.place = make, url, retry, begin
         # By process: what a parent opened is dead in its fork, and to close it there would harm the parent.
-        self.sources: dict[int, _Source] = {}
+        self.sources: dict[int, Source] = {}
 
     def readable(self) -> bool:
+        """It is."""
         return True
 
     def readinto(self, into: Any) -> int:  # a writable buffer, which has a type of its own from Python 3.12 on
+        """As many bytes as the source gives at once."""
         data = self._some(len(into))
         into[: len(data)] = data
         return len(data)
 
-    def readall(self) -> bytes:  # by default in pieces of 8 KB
+    def readall(self) -> bytes:
+        """The rest; by default it would be asked for in pieces of 8 KB."""
         return b"".join(iter(lambda: self._some(BLOCK), b""))
 
     def _some(self, most: int) -> bytes:
+        data = self.ask(lambda source: source.read(self.place, most))
+        self.place += len(data)
+        return data
+
+    def ask(self, what: Callable[[Source], T]) -> T:
+        """What the source answers, once it does."""
         source = self.sources.get(os.getpid()) or self.sources.setdefault(os.getpid(), self.make())
 
         def begin_again() -> str:
             source.close()
             return f" at byte {self.place}" if self.place else ""
 
-        data = patiently(lambda: source.read(self.place, most), self.url, self.retry, begin_again)
-        self.place += len(data)
-        return data
+        return patiently(lambda: what(source), self.url, self.retry, begin_again)
 
     def close(self) -> None:
+        """Let go of the connections of this process."""
         if not self.closed and os.getpid() in self.sources:
             self.sources[os.getpid()].close()
         super().close()
@@ -176,8 +187,7 @@ class _Stream:
     def _begins_at(self, response: aiohttp.ClientResponse, place: int) -> int:
         answer = f"the server answered {response.status} {response.reason}"
         if response.status not in (200, 206):
-            final = 400 <= response.status < 500 and response.status not in AGAIN
-            raise Refused(answer) if final else ConnectionError(answer)
+            raise _failure(response.status, answer)
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise Refused("it is sent compressed, though asked for as it is")
         begin, total = 0, response.content_length
@@ -193,7 +203,7 @@ class _Stream:
         return begin
 
 
-class _Ranges:
+class Ranges:
     """A file of any other file system: a request for each block."""
 
     def __init__(self, url: str, timeout: float) -> None:
@@ -203,9 +213,8 @@ class _Ranges:
         self.first: list[Any] | None = None
 
     def read(self, place: int, most: int) -> bytes:
-        if self.file is None:
-            self._open()
-        most = min(most, self.size - place)
+        """See :class:`Source`."""
+        most = min(most, self.length() - place)
         if most <= 0:
             return b""
         self.file.seek(place)
@@ -215,21 +224,43 @@ class _Ranges:
         return data
 
     def close(self) -> None:
+        """See :class:`Source`."""
         if self.file is not None:
             self.file.close()
         self.file = None
+
+    def length(self) -> int:
+        """How many bytes it has."""
+        if self.file is None:
+            self._open()
+        return self.size
 
     def _open(self) -> None:
         files = file_system(self.url, self.timeout)
         path = files._strip_protocol(self.url)
         files.invalidate_cache()  # of listings, which would hide a change
-        info = files.info(path)
+        try:
+            info = files.info(path)
+        except FileNotFoundError as error:  # which fsspec says of all that goes wrong with a web server
+            cause = error.__cause__
+            if isinstance(cause, aiohttp.ClientResponseError):
+                cause = _failure(cause.status, f"the server answered {cause.status} {cause.message}")
+            if issubclass(kind_of(self.url), HTTPFileSystem) and isinstance(cause, Exception):
+                raise cause from None
+            raise
+        if info["size"] is None:
+            raise Refused("the server does not say how long it is")
         state = [info.get(name) for name in STATE]
         self.first = self.first or state
         if state != self.first:
             raise Refused("it became another file while it was read")
         self.size = info["size"]
         self.file = files.open(path, "rb", block_size=BLOCK, cache_type="none")
+
+
+def _failure(status: int, answer: str) -> Exception:
+    final = 400 <= status < 500 and status not in AGAIN
+    return Refused(answer) if final else ConnectionError(answer)
 
 
 async def _fill(response: aiohttp.ClientResponse, most: int) -> bytes:

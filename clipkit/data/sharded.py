@@ -14,11 +14,24 @@ import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset, Value
 
 from clipkit.data.connections import in_one_line
+from clipkit.data.reach import Lost
 from clipkit.data.remote import is_remote, open_forwards, public_name
 from clipkit.data.shards import ShardSample, read_shard
 from clipkit.data.skips import Skipped, Unusable, reason_of, skipped
 
-__all__ = ["KEY", "SKIPPED", "SOURCE", "Row", "Shards", "TableShards", "TarShards", "as_dataset", "head", "row_bytes"]
+__all__ = [
+    "KEY",
+    "SKIPPED",
+    "SOURCE",
+    "Row",
+    "Shards",
+    "TableShards",
+    "TarShards",
+    "as_dataset",
+    "head",
+    "image_in",
+    "row_bytes",
+]
 
 Row = dict[str, Any]
 KEY, SOURCE = "__key__", "__source__"
@@ -32,8 +45,6 @@ MOST_TEXT = 16 << 20
 """Bytes of a text or JSON, which takes many times its size where it is read."""
 MOST_LOOKED_AT = 256 << 20
 """Bytes of the rows by which columns are told apart."""
-UNREACHABLE = 3
-"""Shards in a row, from the first on, after which a stream is taken to be out of reach."""
 
 
 def row_bytes(value: Any) -> int:
@@ -116,19 +127,17 @@ class TarShards(NamedTuple):
 
 
 class TableShards(NamedTuple):
-    """Files that the ``datasets`` library streams, or rows that it has.
+    """What the ``datasets`` library streams, or rows that it has; on from a place it reads again what lies before.
 
     Attributes:
         rows: The data set; images are not decoded.
         names: Of its shards.
         image: The column that holds images.
-        folders: Folder of each shard, to which paths of images are relative; empty where there are none.
     """
 
     rows: IterableDataset
     names: Sequence[str]
     image: str | None = None
-    folders: Sequence[str] = ()
 
     def parts(
         self, shard: int, begin: int = 0, columns: Sequence[str] | None = None
@@ -139,7 +148,7 @@ class TableShards(NamedTuple):
         try:
             for batch in rows.iter(1):  # in a worker the plain iterator leaves shards to other workers, on its own
                 row = {column: values[0] for column, values in batch.items()}
-                image = {} if self.image is None else {self.image: self._image(row[self.image], shard)}
+                image = {} if self.image is None else {self.image: image_in(row[self.image], "")}
                 yield begin, [{KEY: f"row {begin}", SOURCE: name, **row, **image}]
                 begin += 1
         except Exception as error:  # readers raise anything, and what follows in the shard is lost with it
@@ -148,12 +157,14 @@ class TableShards(NamedTuple):
             told = Unusable(reason, in_one_line(error, self.names[shard]))
             yield begin, [skipped(name, f"row {begin}", told, None)]
 
-    def _image(self, image: Any, shard: int) -> Any:
-        image = {"bytes": None, "path": image} if isinstance(image, str) else image
-        path = image.get("path") if isinstance(image, dict) and image.get("bytes") is None else None
-        if path and self.folders and not os.path.isabs(path) and not is_remote(path):
-            return {**image, "path": os.path.join(self.folders[shard], path)}
-        return image
+
+def image_in(image: Any, folder: str) -> Any:
+    """An image as a row has it, its path in the folder that it is relative to; where that is none, as it is."""
+    image = {"bytes": None, "path": image} if isinstance(image, str) else image
+    path = image.get("path") if isinstance(image, dict) and image.get("bytes") is None else None
+    if path and folder and not os.path.isabs(path) and not is_remote(path):
+        return {**image, "path": os.path.join(folder, path)}
+    return image
 
 
 def head(shards: Shards, rows: int = HEAD, most_bytes: float = MOST_LOOKED_AT) -> tuple[Dataset, list[Skipped]]:
@@ -175,13 +186,13 @@ def head(shards: Shards, rows: int = HEAD, most_bytes: float = MOST_LOOKED_AT) -
 
 
 def _first_items(shards: Shards) -> Iterator[Row | Skipped]:
-    """The items of all shards, in order; of the first few only, where none of those is to be reached."""
-    unreachable = 0
+    """The items of all shards, in order, until too many in a row are out of reach."""
+    lost = Lost()
     for shard in range(len(shards.names)):
         for item in _items(shards, shard):
-            unreachable += isinstance(item, Skipped) and item.reason == "unreachable_shard" and unreachable == shard
+            lost.count([item])
             yield item
-        if unreachable == UNREACHABLE == shard + 1:
+        if lost.too_many:
             return
 
 

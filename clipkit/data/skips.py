@@ -31,7 +31,8 @@ REASONS = (
     "unsafe_name",  # a member whose name leads out of its shard
     "not_a_file",  # a link or a device in a shard
     "damaged_shard",  # a shard that is cut off, or damaged in between
-    "unreachable_shard",  # a shard on another machine that is missing, or was given up after several attempts
+    "unreachable_shard",  # a shard on another machine that was given up after several attempts
+    "refused_shard",  # a shard on another machine that is missing or forbidden, or another file by now
 )
 MOST_PIXELS = 100_000_000
 FEW = 16

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import glob
 import hashlib
@@ -15,29 +14,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import datasets
-import huggingface_hub
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetDict, IterableDataset
-from huggingface_hub.errors import OfflineModeIsEnabled
+from datasets import Dataset, DatasetBuilder, DatasetDict
 
 from clipkit.data.columns import find_images, may_hold_images, plain_texts, stored
 from clipkit.data.fault import file_at_fault
+from clipkit.data.hub import hub_builder, in_words, refuse_archives
+from clipkit.data.local import near_path
 from clipkit.data.packed import refuse_unfinished
 from clipkit.data.patterns import is_pattern, matching_files
 from clipkit.data.sidecars import read_sidecars
 from clipkit.types import ArgumentError
 
-__all__ = ["METADATA", "READERS", "load_rows", "name_and_split", "pick", "quiet"]
+__all__ = ["METADATA", "READERS", "cache_of", "load_rows", "name_and_split", "pick", "quiet", "refuse_split"]
 
 EMOJI_SPLITS = ("train", "cells", "style", "concepts")
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 METADATA = tuple(f"metadata.{kind}" for kind in ("csv", "jsonl", "parquet"))
-Rows = TypeVar("Rows", Dataset, IterableDataset)
+Rows = TypeVar("Rows")
 ALSO_CALLED: dict[str, Sequence[str]] = {"validation": ("val", "valid", "dev")}
 
 
@@ -71,7 +70,7 @@ def load_rows(source: str, split: str = "train", image: str | None = None) -> Da
         if path.is_file() or path.is_dir() or is_pattern(name):
             return _read(path, chosen, split, image)
         if name.startswith((".", "/", "~")) or path.suffix in READERS or name.count("/") > 1:
-            raise ArgumentError("train", f"there is nothing at {name!r}{_near_path(path)}")
+            raise ArgumentError("train", f"there is nothing at {name!r}{near_path(path)}")
         return _with_images(_from_hub(name, chosen, split), image, [])
 
 
@@ -96,6 +95,15 @@ def name_and_split(source: str) -> tuple[str, str | None]:
     return (found[1], found[2]) if found and not Path(source).expanduser().exists() else (source, None)
 
 
+def refuse_split(name: str, chosen: str) -> NoReturn:
+    """Say that files are of no split.
+
+    Raises:
+        ArgumentError: For ``train``.
+    """
+    raise ArgumentError("train", f"{name!r} names files, none of which is a split {chosen!r}: name those wanted")
+
+
 def _read(path: Path, chosen: str | None, split: str, image: str | None) -> Dataset:
     files: Sequence[Path] = []
     try:
@@ -105,13 +113,15 @@ def _read(path: Path, chosen: str | None, split: str, image: str | None) -> Data
         files, missing = ([path], []) if path.is_file() else matching_files(str(path))
         if files and missing:
             raise ArgumentError("train", f"no file matches {missing[0]!r}, a part of {str(path)!r}")
+        if files and chosen:
+            refuse_split(str(path), chosen)
         if files:
             return _read_files(files, image)
     except ArgumentError:
         raise
     except Exception as error:  # readers raise anything
         told = f"{str(path)!r} cannot be read{_where(files or sorted(path.rglob('*')))}"
-        raise ArgumentError("train", f"{told}: {_reason(error.__cause__ or error)}") from error
+        raise ArgumentError("train", f"{told}: {in_words(error.__cause__ or error)}") from error
     raise ArgumentError("train", f"no file matches {str(path)!r}")
 
 
@@ -147,13 +157,20 @@ def _read_folder(path: Path) -> Dataset | DatasetDict:
         return datasets.load_from_disk(str(path))
     if any((path / name).is_file() for name in METADATA) and not (path / "README.md").is_file():
         # One metadata file for all: with the files named, an image called test.png does not make a split of its own.
-        return datasets.load_dataset("imagefolder", data_files={"train": f"{glob.escape(str(path))}/**"})
+        every = {"train": f"{glob.escape(str(path))}/**"}
+        return _built(datasets.load_dataset_builder("imagefolder", data_files=every), str(path))
     if not (path / "README.md").is_file() and (rows := read_sidecars(path)) is not None:
         return rows
-    return datasets.load_dataset(str(path), cache_dir=_own_cache(path))
+    return _built(datasets.load_dataset_builder(str(path), cache_dir=cache_of(path)), str(path))
 
 
-def _own_cache(path: Path) -> str | None:
+def _built(builder: DatasetBuilder, name: str) -> Dataset | DatasetDict:
+    refuse_archives(builder, name)
+    builder.download_and_prepare()
+    return builder.as_dataset()
+
+
+def cache_of(path: Path) -> str | None:
     """A cache of the folder as it is now: with a card, the library tells folders apart by their last name alone."""
     if not (path / "README.md").is_file():
         return None
@@ -170,23 +187,13 @@ def _data_folders(path: Path) -> list[Path]:
 
 
 def _from_hub(name: str, chosen: str | None, split: str) -> Dataset:
-    near = _near_path(Path(name)) if Path(name).parent.is_dir() else ""
+    builder = hub_builder(name)
     try:
-        # Asked once: load_dataset would ask an unreachable hub six times, in 24 seconds.
-        huggingface_hub.HfApi().dataset_info(name, timeout=10)
-    except OfflineModeIsEnabled:
-        pass  # there may be a copy in the cache
-    except Exception as error:  # whatever the hub's client uses for HTTP
-        message = f"{name!r} is no file or folder here{near}, and the hub gave none of that name"
-        hint = "; HF_HUB_OFFLINE=1 uses a copy downloaded before"
-        raise ArgumentError("train", f"{message} ({_reason(error)}){hint}") from error
-    try:
-        return pick(_splits(datasets.load_dataset(name)), name, chosen, split)
+        return pick(_splits(_built(builder, name)), name, chosen, split)
     except ArgumentError:
         raise
     except Exception as error:  # readers raise anything
-        message = f"{name!r} is no file or folder here{near}, and no hub data set that can be read"
-        raise ArgumentError("train", f"{message} ({_reason(error)})") from error
+        raise ArgumentError("train", f"the hub's {name!r} cannot be read ({in_words(error)})") from error
 
 
 def pick(loaded: Mapping[Any, Rows], name: str, chosen: str | None, split: str) -> Rows:
@@ -227,18 +234,6 @@ def _with_images(rows: Dataset, given: str | None, roots: Sequence[Path]) -> Dat
     root = next((root for root in roots if (root / first).is_file()), roots[0]).resolve()
     found = [None if path is None else {"bytes": None, "path": os.path.join(root, path)} for path in paths]
     return rows.remove_columns(column).add_column(column, found, feature=datasets.Image())
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _near_path(path: Path) -> str:
-    parent = path.parent
-    if not parent.is_dir():
-        return f" (not even the folder {str(parent)!r})"
-    near = difflib.get_close_matches(path.name, [p.name for p in parent.iterdir()], n=1)
-    return f"; did you mean {str(parent / near[0])!r}?" if near else ""
 
 
 @contextmanager

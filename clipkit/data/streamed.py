@@ -11,6 +11,7 @@ from clipkit.data.collate import Collate
 from clipkit.data.filters import Filter, passes
 from clipkit.data.hashes import stable_id
 from clipkit.data.order import sample_rng
+from clipkit.data.reach import Lost
 from clipkit.data.samples import Recipe, Sample, SampleMaker
 from clipkit.data.sharded import KEY, SOURCE, Row, Shards
 from clipkit.data.skips import Skipped, TooManyUnusable, skipped
@@ -111,7 +112,7 @@ class StreamedBatches(TorchDataset[tuple[ImageTextBatch, StreamState]]):
         """A batch; the same key gives the same one in any process, sooner where the one before was made there.
 
         Raises:
-            TooManyUnusable: Where no row is found that can be used.
+            TooManyUnusable: Where no row is found that can be used, or shards in a row are out of reach.
         """
         workers = self.order.workers
         number = key.batch % workers
@@ -125,6 +126,29 @@ class StreamedBatches(TorchDataset[tuple[ImageTextBatch, StreamState]]):
         return self.collate(samples), worker.state
 
 
+class _Reached(NamedTuple):
+    """Shards that end the run where too many in a row are out of reach: each of them takes minutes to be given up."""
+
+    shards: Shards
+    lost: Lost
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self.shards.names
+
+    @property
+    def image(self) -> str | None:
+        return self.shards.image
+
+    def parts(
+        self, shard: int, begin: int = 0, columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[int, list[Row | Skipped]]]:
+        for at, items in self.shards.parts(shard, begin, columns):
+            self.lost.count(items)
+            self.lost.refuse_more()
+            yield at, items
+
+
 class _Worker:
     """Makes the batches of one worker, one after the other."""
 
@@ -136,7 +160,8 @@ class _Worker:
         for which, source in enumerate(of.sources):
             columns = [*source.recipe.columns, *(column for column, *_ in source.filters)]
             seed = stable_id(f"{order.seed} {which}")
-            windows = Windows(source.shards, consumer, seed, order.window, order.resample, columns)
+            shards = _Reached(source.shards, Lost())
+            windows = Windows(shards, consumer, seed, order.window, order.resample, columns)
             self.rows.append(windows.read(state.places[which]))
 
     def batch(self, number: int) -> list[Sample]:

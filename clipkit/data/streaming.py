@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import Sampler
 
 from clipkit.data.loader import Loader
-from clipkit.data.mixture import metric_name
+from clipkit.data.mixture import metric_names
 from clipkit.data.order import Place
 from clipkit.data.remote import public_name
 from clipkit.data.samples import Recipe
@@ -112,7 +112,7 @@ class StreamedTraining:
         """Samples that came again, and those from each source, on this rank."""
         states = self.states.values()
         drawn = [sum(state.drawn[which] for state in states) for which in range(len(self.sources))]
-        shares = {metric_name(name): count for name, count in zip(self.sources, drawn, strict=True)}
+        shares = dict(zip(metric_names(list(self.sources)), drawn, strict=True))
         return {"data/repeated": sum(state.repeated for state in states), **(shares if len(shares) > 1 else {})}
 
     def state_of(self, worker: int) -> StreamState:

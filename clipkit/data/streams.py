@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
-import aiohttp
 import datasets
 from datasets import Dataset, IterableDataset
 
 from clipkit.data.columns import find_images
-from clipkit.data.patterns import matching_files
-from clipkit.data.remote import expand, is_remote, public_name
+from clipkit.data.hub import hub_builder, is_hub_id, parquet_by_split, tars_by_split
+from clipkit.data.remote import is_remote, public_name
 from clipkit.data.sharded import IMAGE_MEMBERS, TableShards, TarShards, as_dataset
-from clipkit.data.sidecars import SUFFIXES
-from clipkit.data.source import METADATA, READERS, load_rows, name_and_split, pick, quiet
+from clipkit.data.source import READERS, load_rows, name_and_split, pick, quiet, refuse_split
+from clipkit.data.tables import FileShards, file_shards
+from clipkit.data.tars import find_tars, matching, refuse_packed
 from clipkit.types import ArgumentError
 
 __all__ = ["find_shards", "load_stream", "open_rows", "rows_as_shards"]
 
 # By default a server that is gone is asked for another 105 seconds, and one that stalls for more than an hour.
 datasets.config.STREAMING_READ_MAX_RETRIES = 4
-DESCRIBED = (*METADATA, "state.json", "dataset_dict.json")
 PARTS = 64
 """Shards that the rows of one data set are cut into."""
 
 
 def find_shards(
     source: str, split: str = "train", image: str | None = None, streaming: bool = False
-) -> TarShards | TableShards | None:
+) -> TarShards | FileShards | TableShards | None:
     """The shards of a source that can only be streamed, or is to be.
 
     Args:
-        source: A tar archive, a pattern of such or a folder of them; any of these or of the files that ``load_rows``
-            reads with an address (``https://``, ``s3://``, ``gs://``, ``hf://``); or whatever ``load_rows`` reads.
+        source: A tar archive, a pattern of such, a folder or a hub data set of them; archives or files that
+            ``load_rows`` reads with an address (``https://``, ``s3://``, ``gs://``, ``hf://``); or whatever
+            ``load_rows`` reads.
         split: As for ``load_rows``.
         image: The image column; of a tar the suffixes of the members to take, as ``jpg;png``.
         streaming: Whether to stream what could be read by index.
@@ -49,7 +44,9 @@ def find_shards(
         ArgumentError: For ``train``, where nothing is there or it cannot be read.
     """
     name, chosen = name_and_split(source)
-    tars = _tars(name)
+    tars = find_tars(name, chosen, split)
+    if not tars and is_hub_id(name):
+        tars = _tars_of_hub(name, chosen, split, streaming)
     if tars:
         members = tuple(part.strip().lower() for part in image.split(";")) if image else IMAGE_MEMBERS
         return TarShards(tars, members, image or "image")
@@ -109,76 +106,37 @@ def rows_as_shards(rows: Dataset, name: str, image: str | None) -> TableShards:
     )
 
 
-def _tars(name: str) -> list[str]:
-    """The tar archives that a name stands for; none where it stands for something else."""
-    folder = Path(name).expanduser()
-    if not is_remote(name) and folder.is_dir():
-        there = sorted(folder.iterdir())
-        if any(file.name in DESCRIBED or file.suffix.lower() in SUFFIXES for file in there):
-            return []  # a data set of its own, whatever else lies there
-        return [str(file) for file in there if file.suffix.lower() == ".tar"]
-    if not re.search(r"\.(tar|tgz)\b", name):
-        return []
-    files = _files(name)
-    kinds = {urlsplit(file).path.lower() if is_remote(file) else file.lower() for file in files}
-    packed = next(
-        (file for file in kinds if file.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"))), None
-    )
-    if packed is not None:
-        raise ArgumentError(
-            "train", f"{packed!r} is compressed, so reading cannot begin in the middle of it: unpack it to .tar"
-        )
-    if not all(file.endswith(".tar") for file in kinds):
-        raise ArgumentError("train", f"{name!r} stands for tar archives and other files; give one kind")
-    return files
+def _tars_of_hub(name: str, chosen: str | None, split: str, streaming: bool) -> list[str]:
+    """The archives of a hub data set that is made of such; none of any other."""
+    try:
+        with quiet():
+            splits = tars_by_split(hub_builder(name))
+    except ArgumentError:
+        if streaming:
+            raise
+        return []  # it may be a name of a kind that only the caller knows, who says else what is wrong
+    found = pick(splits, name, chosen, split) if splits else []
+    refuse_packed(found)
+    return found
 
 
-def _files(name: str) -> list[str]:
-    if is_remote(name):
-        return expand(name)
-    files, missing = matching_files(str(Path(name).expanduser()))
-    if missing:
-        raise ArgumentError("train", f"no file matches {missing[0]!r}" + (f", a part of {name!r}" if files else ""))
-    return [str(file) for file in files]
-
-
-def _tables(name: str, chosen: str | None, split: str, image: str | None) -> TableShards:
+def _tables(name: str, chosen: str | None, split: str, image: str | None) -> FileShards | TableShards:
     path = Path(name).expanduser()
-    table = is_remote(name) or (path.suffix in READERS and not path.is_dir())
-    files = _files(name) if table else []
-    if files:
-        rows = _load_files(files)
-        return _with_images(rows, files, image, [os.path.dirname(file) for file in files])
+    if is_remote(name) or (path.suffix in READERS and not path.is_dir()):
+        if chosen:
+            refuse_split(public_name(name), chosen)
+        return file_shards(matching(name), image)
     plain = path.is_dir() and not (path / "state.json").exists() and not (path / "dataset_dict.json").exists()
     if (path.exists() and not plain) or name.partition("/")[0] == "emoji":
         return rows_as_shards(load_rows(f"{name}:{chosen}" if chosen else name, split, image), name, image)
-    loaded = datasets.load_dataset(str(path) if path.is_dir() else name, streaming=True)
-    rows = loaded if isinstance(loaded, IterableDataset) else pick(loaded, name, chosen, split)
-    return _with_images(rows, [f"{name} ({i + 1}/{rows.num_shards})" for i in range(rows.num_shards)], image, [])
-
-
-def _load_files(files: Sequence[str]) -> IterableDataset:
-    suffixes = {Path(urlsplit(file).path).suffix.lower() for file in files}
-    if len(suffixes) > 1 or not suffixes <= set(READERS):
-        raise ArgumentError(
-            "train", f"{', '.join(sorted(suffixes))}: give files of one of the kinds .tar, {', '.join(READERS)}"
-        )
-    suffix = suffixes.pop()
-    options: dict[str, Any] = {"sep": "\t"} if suffix == ".tsv" else {}
-    if files[0].startswith("http"):
-        options["storage_options"] = {
-            "client_kwargs": {"timeout": aiohttp.ClientTimeout(sock_connect=60, sock_read=60)}
-        }
-    options |= {"data_files": list(files), "split": "train"}
-    loaded = datasets.load_dataset(READERS[suffix], streaming=True, **options)
-    assert isinstance(loaded, IterableDataset)
-    return loaded
-
-
-def _with_images(rows: IterableDataset, names: Sequence[str], image: str | None, folders: Sequence[str]) -> TableShards:
+    builder = datasets.load_dataset_builder(str(path)) if path.is_dir() else hub_builder(name)
+    files = parquet_by_split(builder)
+    if files:
+        return file_shards(pick(files, name, chosen, split), image)
+    rows = pick(builder.as_streaming_dataset(), name, chosen, split)
     if rows.features is None:
         rows = rows._resolve_features()  # of CSV and JSON they are known by the first rows only
     column = find_images(rows, image)
     if column is not None and isinstance((rows.features or {})[column], datasets.Image):
         rows = rows.cast_column(column, datasets.Image(decode=False))
-    return TableShards(rows, names, column, folders)
+    return TableShards(rows, [f"{name} ({i + 1}/{rows.num_shards})" for i in range(rows.num_shards)], column)

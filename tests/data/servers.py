@@ -9,6 +9,7 @@ import socket
 import struct
 import tarfile
 import threading
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -28,7 +29,10 @@ DATA = shard()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The first folder of a path says how it behaves; its content is ``DATA`` where the server has no other."""
+    """The first folder of a path says how it behaves; its content is ``DATA`` where the server has no other.
+
+    One called ``dying-...`` is fine until the server is dead.
+    """
 
     protocol_version = "HTTP/1.1"
 
@@ -36,8 +40,14 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_HEAD(self):
-        self.path_and_data()
-        self.answer(200, {"Content-Length": len(self.data)})
+        """As honest as a GET: what is refused there is refused here."""
+        path = self.path_and_data()
+        refused = {"missing": 404, "forbidden": 403, "gone": 410, "broken": 500}.get(path.split("/")[1])
+        if not refused:
+            return self.answer(200, {"Content-Length": len(self.data)})
+        with self.server.lock:
+            self.server.gets.setdefault(path, []).append(0)
+        return self.fail(refused)
 
     def path_and_data(self):
         path = urlsplit(self.path).path
@@ -52,7 +62,10 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.gets.setdefault(path, []).append(begin)
         self.begin, self.end, self.number = begin, end, len(self.server.gets[path])
-        getattr(self, path.split("/")[1])()
+        behaviour = path.split("/")[1]
+        if behaviour.startswith("dying-"):
+            behaviour = behaviour.removeprefix("dying-") if self.server.dead.is_set() else "fine"
+        getattr(self, behaviour)()
 
     def answer(self, status, headers):
         self.send_response(status)
@@ -71,6 +84,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {"Content-Length": end - begin} | headers)
         self.wfile.write(self.data[begin:end][:count])
         self.wfile.flush()
+        with self.server.lock:
+            self.server.sent[urlsplit(self.path).path] += len(self.data[begin:end][:count])
         self.close_connection = count is not None
 
     def fail(self, status):
@@ -111,6 +126,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def never(self):
         self.server.over.wait(60)
+
+    def hangup(self):
+        self.close_connection = True
 
     def busy(self):
         self.fail(503) if self.number <= 2 else self.send()
@@ -168,8 +186,9 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.lock, self.over = threading.Lock(), threading.Event()
+        self.lock, self.over, self.dead = threading.Lock(), threading.Event(), threading.Event()
         self.gets, self.files = {}, {}  # path to where each request begins, to its content
+        self.sent = Counter()  # bytes by path
 
     def handle_error(self, request, client_address):
         pass  # clients that went away

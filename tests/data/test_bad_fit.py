@@ -20,6 +20,7 @@ from torch import nn
 from clipkit.callbacks import SamplePosition
 from clipkit.data import CaptionDataModule, unpack_skips
 from clipkit.data.remote import Retry, open_forwards
+from clipkit.data.seekable import open_seekable
 from clipkit.tracking import TooManySkipped, TrackSkipped
 from clipkit.types import ArgumentError
 
@@ -117,6 +118,23 @@ def test_a_fit_on_a_damaged_table(spec, tmp_path, own_folder, workers):
     assert set(often) == {f"row {row}" for row in (3, 13, 23, 33, 5, 6, 7)} and min(often.values()) >= 2
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_indexed_mixture_logs_its_shares(spec, folder, tmp_path, own_folder, workers):
+    """At its end they are those of the weights; names that would be logged alike are told apart."""
+    for name in ("a b", "a_b"):
+        (tmp_path / name).mkdir()
+        table = pa.table({"image": [{"bytes": picture(size=(9, 8)), "path": None}] * 6, "captions": [["thing"]] * 6})
+        pq.write_table(table, tmp_path / name / "rows.parquet")
+    sources = {f"{tmp_path}/a b/rows.parquet": 1.0, f"{tmp_path}/a_b/rows.parquet": 1.0, f"{folder}:train": 6.0}
+    data = CaptionDataModule(sources, batch_size=8, workers=workers, caption="captions")
+    logged = fit(spec, data, TrackSkipped(most=1))
+    steps = (41 + 12) // 8
+    assert logged["data/read"] == logged["data/used"] == 8 * steps
+    assert sorted(value for name, value in logged.items() if "/share_" in name) == [0.125, 0.125, 0.75]
+    assert len({name for name in logged if name.startswith("data/from_")}) == 3
+    assert sum(value for name, value in logged.items() if name.startswith("data/from_")) == 8 * steps
+
+
 def test_too_much_stops_the_fit_with_the_list(spec, damaged, own_folder):
     data = CaptionDataModule(f"{damaged}/a", batch_size=4, workers=0, epoch_steps=100)
     with pytest.raises(TooManySkipped, match=re.escape(f"{damaged}/a/0.tar, html\u2028page: not_an_image: ")) as caught:
@@ -129,6 +147,7 @@ def remote(running, surroundings, monkeypatch, spec):
     """``remote({path: content}, template)``: a module of files of the server, asked with short waits."""
     retry = Retry(attempts=3, first_wait=0.001, most_wait=0.002, timeout=20)
     monkeypatch.setattr("clipkit.data.sharded.open_forwards", partial(open_forwards, retry=retry))
+    monkeypatch.setattr("clipkit.data.tables.open_seekable", partial(open_seekable, retry=retry))
     monkeypatch.setattr(datasets.config, "STREAMING_READ_RETRY_INTERVAL", 0.001)
     running.gets.clear()
 
@@ -155,14 +174,14 @@ def test_remote_shards_that_fail_are_counted_and_the_rest_is_used(remote, worker
     names = ["cutonce/0.tar", "fine/1.tar", "missing/2.tar", "reset/3.tar", "stop/4.tar"]
     data = remote({name: tar(good(name[-5])) for name in names}, workers=workers)
     used, skips = read(data)
-    assert skips == {("missing/2.tar", "unreachable_shard"), ("stop/4.tar", "unreachable_shard")}
+    assert skips == {("missing/2.tar", "refused_shard"), ("stop/4.tar", "unreachable_shard")}
     whole = 3 * 10
     assert whole < len(used) < whole + 10  # and what came of the one that stops half-way
 
 
 def test_the_first_shard_may_be_missing(remote):
     used, skips = read(remote({"forbidden/0.tar": b"", "fine/1.tar": tar(good("x"))}))
-    assert len(used) == 10 and skips == {("forbidden/0.tar", "unreachable_shard")}
+    assert len(used) == 10 and skips == {("forbidden/0.tar", "refused_shard")}
 
 
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
@@ -190,8 +209,7 @@ def test_a_remote_table_that_is_cut_off(remote, workers):
     data = remote(files | {"stop/3.parquet": table(18), "plain/4.parquet": table(24)[:900]}, workers=workers)
     used, skips = read(data)
     assert len(used) == 18
-    assert {name for name, _ in skips} == {"stop/3.parquet", "plain/4.parquet"}
-    assert {reason for _, reason in skips} <= {"unreachable_shard", "damaged_shard"}
+    assert skips == {("stop/3.parquet", "unreachable_shard"), ("plain/4.parquet", "damaged_shard")}
 
 
 def test_a_bucket_through_two_workers(emulated, surroundings, monkeypatch, spec):

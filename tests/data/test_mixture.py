@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from clipkit.data import CaptionDataModule, Place
-from clipkit.data.mixture import Mixture, metric_name, mixed_order, read_weights, turns
+from clipkit.data.mixture import Mixture, metric_names, mixed_order, read_weights, turns
 from clipkit.types import ArgumentError
 
 
@@ -53,8 +53,16 @@ def test_weights_are_read():
     for wrong, match in (([], "at least one"), (["a", "a"], "'a' is given twice"), ({"a": 0}, "weight of 'a' is 0")):
         with pytest.raises(ArgumentError, match=match):
             read_weights(wrong)
-    assert metric_name("http://me:pw@x/{0..9}.tar?key=1") == metric_name("http://x/{0..9}.tar")
-    assert "{" not in metric_name("s-{0..4}.tar")
+
+
+def test_no_two_sources_are_logged_as_one():
+    secret = metric_names(["http://me:pw@x/{0..9}.tar?key=1"])
+    assert secret == metric_names(["http://x/{0..9}.tar"]) and "{" not in secret[0]
+    long = [f"/{where}/{'x' * 80}" for where in ("here", "there")]
+    assert metric_names(["a b", "a!b", *long, "a_b-2", "a?b"]) == [
+        "data/from_a_b", "data/from_a_b-2", f"data/from_{'x' * 80}", f"data/from_{'x' * 80}-2", "data/from_a_b-2-2",
+        "data/from_a_b-3",
+    ]  # fmt: skip
 
 
 @pytest.fixture
@@ -106,3 +114,29 @@ def test_what_does_not_go_together(folder, tmp_path, columns):
         CaptionDataModule([f"{folder}:train", f"{tmp_path}/single.parquet"])
     with pytest.raises(ArgumentError, match=r"in .*single.parquet.*no column 'tag'"):
         CaptionDataModule([f"{tmp_path}/single.parquet", f"{folder}:train"], caption="tag")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_mixture_goes_on_as_the_undisturbed_one(folder, other, make, workers):
+    """In the second epoch too, where the sources begin again at different places."""
+
+    def made():
+        return make({f"{folder}:train": 1.0, other: 3.0}, extra=["size"], batch_size=8, workers=workers)
+
+    def consume(data, batches=None):
+        found, states = [], []
+        for batch in data.train_dataloader():
+            found.append((batch.position.tolist(), batch.extra["size"].tolist(), batch.image.sum().item()))
+            data.advance(1)
+            states.append((data.state_dict(), data.figures()))
+        return found, states
+
+    whole = made()
+    first, states = consume(whole)
+    second, later = consume(whole)
+    assert len(first) == len(second) == 6 and first != second
+    for after, (state, figures) in enumerate(states + later[:-1], 1):
+        again = made()
+        again.load_state_dict(state)
+        assert again.figures() == figures
+        assert consume(again)[0][: 12 - after] == (first + second)[after : after + 6]

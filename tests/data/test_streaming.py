@@ -186,6 +186,28 @@ def test_weights_are_kept_from_the_first_batch_on(stream, shards, tmp_path):
     assert first == [shown for shown, _ in take(stream([shards, other], batch_size=8, epoch_steps=5))]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_mixture_goes_on_as_the_undisturbed_one(stream, shards, folder, tmp_path, workers):
+    """Three streams, one of them of rows; each at another place, and the small ones in turns of their own."""
+    other = write_shards(tmp_path, [3, 2], start=100)
+    train = {shards: 3.0, other: 1.0, f"{folder}:train": 2.0}
+    steps, figures = [], []
+    whole = stream(train, workers=workers)
+    for batch in (one for _ in range(2) for one in whole.train_dataloader()):
+        whole.advance(1)
+        steps.append((batch.concept.tolist(), batch.position.tolist(), batch.image.sum().item()))
+        figures.append((whole.state_dict(), whole.figures()))
+    assert figures[-1][1]["data/repeated"] > 0
+    for after in (1, 2, 7, 10, 15):
+        again = stream(train, workers=workers)
+        again.load_state_dict(figures[after - 1][0])
+        for number, batch in enumerate(again.train_dataloader(), after):
+            again.advance(1)
+            shown = (batch.concept.tolist(), batch.position.tolist(), batch.image.sum().item())
+            if number < 20:
+                assert (shown, again.figures()) == (steps[number], figures[number][1])
+
+
 def test_a_data_set_and_a_stream_are_mixed(stream, shards, folder):
     data = stream({shards: 1.0, f"{folder}:train": 1.0}, batch_size=8, caption=None)
     take(data)

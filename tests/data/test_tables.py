@@ -1,0 +1,210 @@
+"""Files of rows as shards: what is read again on resume, and what becomes of those that cannot be read."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import partial
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+
+from clipkit.data import CaptionDataModule, unpack_skips
+from clipkit.data.remote import Retry
+from clipkit.data.seekable import open_seekable
+from clipkit.data.sharded import KEY, Skipped
+from clipkit.data.streams import find_shards
+from clipkit.data.tables import file_shards
+from clipkit.types import ArgumentError
+
+from .malformed import picture
+
+ROWS, GROUP = 24, 6
+pytestmark = pytest.mark.usefixtures("surroundings")
+
+
+def rows_of(begin, end, weight=0):
+    """Each picture is of another size, and of many bytes where a weight is given."""
+    images = []
+    for number in range(begin, end):
+        noise = np.random.default_rng(number).bytes(weight)
+        images.append({"bytes": picture(size=(9 + number, 8)) + noise, "path": None})
+    heavy = [np.random.default_rng(-number % 99).bytes(weight) for number in range(begin, end)]
+    return pa.table({"image": images, "text": [f"thing {i}" for i in range(begin, end)], "unwanted": heavy})
+
+
+def parquet(begin, end, group=GROUP, weight=0):
+    file = pa.BufferOutputStream()
+    pq.write_table(rows_of(begin, end, weight), file, row_group_size=group, compression="none")
+    return file.getvalue().to_pybytes()
+
+
+@pytest.fixture
+def served(running, monkeypatch):
+    """``served({path: content})``: the addresses, asked with short waits."""
+    retry = Retry(attempts=3, first_wait=0.001, most_wait=0.002, timeout=0.5)
+    monkeypatch.setattr("clipkit.data.tables.open_seekable", partial(open_seekable, retry=retry))
+    monkeypatch.setattr(datasets.config, "STREAMING_READ_RETRY_INTERVAL", 0.001)
+    running.gets.clear()
+
+    def serve(files):
+        running.files = {f"/{path}": content for path, content in files.items()}
+        running.sent.clear()
+        return [f"http://127.0.0.1:{running.server_port}/{path}" for path in files]
+
+    yield serve
+    running.files = {}
+
+
+def items(shards, shard=0, begin=0, columns=("image", "text")):
+    return [(at, item) for at, found in shards.parts(shard, begin, list(columns)) for item in found]
+
+
+@pytest.mark.parametrize("where", ["here", "served"])
+def test_rows_from_anywhere_on_are_those_of_the_whole(served, running, tmp_path, where):
+    data = parquet(0, ROWS, weight=20_000)
+    if where == "here":
+        (tmp_path / "a.parquet").write_bytes(data)
+        shards = file_shards([str(tmp_path / "a.parquet")], None)
+    else:
+        shards = file_shards(served({"fine/a.parquet": data}), None)
+    whole = items(shards)
+    assert [item["text"] for _, item in whole] == [f"thing {i}" for i in range(ROWS)]
+    assert [item[KEY] for _, item in whole] == [f"row {i}" for i in range(ROWS)]
+    assert whole[5][1]["image"]["bytes"] == rows_of(5, 6, 20_000)["image"][0]["bytes"].as_py()
+    for begin in (1, GROUP - 1, GROUP, ROWS - 1, ROWS):
+        assert items(shards, begin=begin) == whole[begin:]
+
+
+def test_what_lies_before_is_not_downloaded_again(served, running):
+    """Nor the columns that nobody wants; the footer is, and what is left of a row group."""
+    shards = file_shards(served({"fine/a.parquet": parquet(0, ROWS, weight=60_000)}), None)
+
+    def sent(begin, columns=("image", "text")):
+        running.sent.clear()
+        assert len(items(shards, begin=begin, columns=columns)) == ROWS - begin
+        return running.sent["/fine/a.parquet"]
+
+    picture_bytes = 60_000 * ROWS  # and the last 64 KB, of which the footer is a part
+    assert picture_bytes < sent(0) < 1.1 * picture_bytes
+    assert 2 * picture_bytes < sent(0, columns=("image", "text", "unwanted")) < 2.1 * picture_bytes
+    assert picture_bytes * GROUP / ROWS < sent(ROWS - 1) < 0.35 * picture_bytes  # the last group, from its first row
+    assert 0.5 * picture_bytes < sent(2 * GROUP) < 0.6 * picture_bytes
+
+
+def module(spec, source, **options):
+    made = CaptionDataModule(source, **{"batch_size": 2, "workers": 0, "epoch_steps": 30, "window": 5, **options})
+    made.inputs = spec
+    return made
+
+
+def read(data):
+    batches = list(data.train_dataloader())
+    skips = {("/".join(one.source.rsplit("/", 2)[1:]), one.reason) for batch in batches
+             for one in unpack_skips(batch.extra["skipped"])}  # fmt: skip
+    return {row for batch in batches for row in batch.concept.tolist()}, skips
+
+
+def csv_of(begin, end, tmp_path):
+    for i in range(begin, end):
+        (tmp_path / f"{i}.png").write_bytes(picture(size=(9 + i, 8)))
+    return "".join(["filepath,text\n", *(f"{tmp_path}/{i}.png,thing {i}\n" for i in range(begin, end))]).encode()
+
+
+def jsonl_of(begin, end, tmp_path):
+    csv_of(begin, end, tmp_path)
+    rows = [{"filepath": f"{tmp_path}/{i}.png", "text": f"thing {i}"} for i in range(begin, end)]
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+MADE = {"parquet": lambda begin, end, _: parquet(begin, end), "csv": csv_of, "jsonl": jsonl_of}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_missing_table_is_a_skip_like_a_missing_tar(served, spec, tmp_path, kind, workers, first):
+    names = [f"fine/{i}.{kind}" for i in range(4)]
+    names.insert(0 if first else 2, f"missing/x.{kind}")
+    files = {name: MADE[kind](6 * i, 6 * i + 6, tmp_path) for i, name in enumerate(names)}
+    addresses = served(files)
+    source = f"{addresses[0].partition('/' + names[0])[0]}/{{{','.join(names)}}}"
+    used, skips = read(module(spec, source, workers=workers))
+    assert len(used) == 24
+    assert skips == {(f"missing/x.{kind}", "refused_shard")}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_nothing_but_missing_tables_is_refused_at_once(served, kind):
+    address = served({f"missing/0.{kind}": b""})[0].replace("0.", "{0..4}.")
+    with pytest.raises(ArgumentError, match=rf"^train: 'http.*missing/0\.{kind}' cannot be read: .*"):
+        CaptionDataModule(address, epoch_steps=3)
+
+
+@pytest.mark.parametrize("behaviour", ["never", "hangup"])
+def test_a_table_that_stalls_is_a_counted_skip_for_two_workers(served, spec, behaviour):
+    names = [f"{behaviour}/0.parquet", *(f"fine/{i}.parquet" for i in range(4))]
+    addresses = served({name: parquet(6 * i, 6 * i + 6) for i, name in enumerate(names)})
+    source = addresses[0].replace(names[0], "{" + ",".join(names) + "}")
+    used, skips = read(module(spec, source, workers=2))
+    assert len(used) == 24
+    assert skips == {(f"{behaviour}/0.parquet", "unreachable_shard")}
+
+
+@pytest.mark.parametrize("behaviour", ["busy", "cutonce", "reset"])
+def test_a_table_is_asked_for_again(served, behaviour):
+    shards = file_shards(served({f"{behaviour}/a.parquet": parquet(0, ROWS)}), None)
+    assert [item["text"] for _, item in items(shards)] == [f"thing {i}" for i in range(ROWS)]
+
+
+def test_a_server_without_ranges_is_told(served):
+    shards = file_shards(served({"fine/a.parquet": parquet(0, 6), "plain/b.parquet": parquet(0, 6, weight=9000)}), None)
+    (_, told), = items(shards, 1)  # fmt: skip
+    assert isinstance(told, Skipped) and told.reason == "unreachable_shard"
+
+
+def test_an_arrow_file_by_index_and_as_a_stream(spec, tmp_path):
+    for part in (0, 1):
+        table = Dataset(rows_of(9 * part, 9 * part + 9)).cast_column("image", datasets.Image()).data.table
+        with pa.OSFile(f"{tmp_path}/{part}.arrow", "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+    source = f"{tmp_path}/*.arrow"
+    assert find_shards(source) is None
+    by_index = module(spec, source, epoch_steps=None, batch_size=9)
+    assert len(by_index.train_rows) == 18
+    assert sorted(by_index.train_rows["text"]) == sorted(f"thing {i}" for i in range(18))
+    assert len(list(by_index.train_dataloader())) == 2
+    used, skips = read(module(spec, source, streaming=True))
+    assert len(used) == 18 and not skips
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_a_resumed_stream_of_tables_goes_on_with_the_next_row(spec, tmp_path, kind):
+    for part in range(3):
+        (tmp_path / f"{part}.{kind}").write_bytes(MADE[kind](8 * part, 8 * part + 8, tmp_path))
+    source = f"{tmp_path}/*.{kind}"
+
+    def shown(data):
+        found = []
+        for batch in data.train_dataloader():
+            data.advance(1)
+            found.append((batch.concept.tolist(), batch.image.sum().item(), batch.position.tolist()))
+            states.append(data.state_dict())
+        return found
+
+    states = []
+    whole = shown(module(spec, source, streaming=True))
+    kept = list(states)
+    for after in (1, 4, 9, 17):
+        again = module(spec, source, streaming=True)
+        again.load_state_dict(kept[after - 1])
+        assert shown(again)[: 30 - after] == whole[after:]
+
+
+def test_kinds_that_do_not_go_together():
+    with pytest.raises(ArgumentError, match=re.escape(".csv, .parquet: give files of one of the kinds .tar, .parquet")):
+        file_shards(["a.csv", "b.parquet"], None)
