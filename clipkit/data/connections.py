@@ -11,14 +11,23 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, cast
 
-import aiohttp
 import fsspec
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from clipkit.data.skips import Unusable
 from clipkit.types import ArgumentError
 
-__all__ = ["Refused", "Retry", "file_system", "in_one_line", "kind_of", "patiently", "public_name", "scheme_of"]
+__all__ = [
+    "Refused",
+    "Retry",
+    "file_system",
+    "in_one_line",
+    "is_served",
+    "kind_of",
+    "patiently",
+    "public_name",
+    "scheme_of",
+]
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 
@@ -67,6 +76,11 @@ def public_name(path: str) -> str:
     return re.sub(r"[?#].*", "", name, flags=re.DOTALL) if scheme_of(path) in ("http", "https") else name
 
 
+def is_served(url: str) -> bool:
+    """Whether a URL is that of a web server."""
+    return scheme_of(url) in ("http", "https")
+
+
 def kind_of(url: str) -> type[Any]:
     """The class of a URL's file system.
 
@@ -100,6 +114,8 @@ def _client(process: int, scheme: str, timeout: float, told: tuple[tuple[str, An
     ``fsspec`` would drop it in a forked process, which waits a second there and closes connections that the parent
     still uses.
     """
+    import aiohttp  # a quarter of a second, for those who read from elsewhere
+
     pauses = aiohttp.ClientTimeout(total=None, connect=timeout, sock_connect=timeout, sock_read=timeout)
     attempts = {"total_max_attempts": 1}  # those of the libraries below would multiply with ours
     options: dict[str, dict[str, Any]] = {

@@ -8,18 +8,19 @@ import re
 from collections.abc import Callable
 from glob import has_magic
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar, cast
 
-import aiohttp
 import fsspec
 from fsspec.asyn import sync
-from fsspec.implementations.http import HTTPFileSystem
 
-from clipkit.data.connections import Refused, Retry, file_system, kind_of, patiently, public_name, scheme_of
+from clipkit.data.connections import Refused, Retry, file_system, is_served, kind_of, patiently, public_name, scheme_of
 from clipkit.data.local import open_file
 from clipkit.data.patterns import expand_braces
 from clipkit.data.skips import Unusable
 from clipkit.types import ArgumentError
+
+if TYPE_CHECKING:
+    import aiohttp
 
 __all__ = ["USUAL", "Persistent", "Ranges", "Retry", "Source", "expand", "is_remote", "open_forwards", "public_name"]
 
@@ -66,7 +67,8 @@ def expand(spec: str, retry: Retry = USUAL) -> list[str]:
     for part in expand_braces(spec):
         if not is_remote(part):
             raise ArgumentError("train", f"{part!r} in {public_name(spec)!r} is no URL")
-        served = issubclass(kind_of(part), HTTPFileSystem)
+        kind_of(part)  # which says what package is missing
+        served = is_served(part)
         if served and "*" in part.partition("?")[0]:
             message = f"{public_name(part)!r}: a web server does not list its files"
             raise ArgumentError("train", f"{message}; name them with braces, as in shard-{{000..127}}.tar")
@@ -100,7 +102,7 @@ def open_forwards(path: str, retry: Retry = USUAL, begin: int = 0) -> BinaryIO:
         file = open_file(Path(path).expanduser())
         file.seek(begin)
         return file
-    kind = _Stream if issubclass(kind_of(path), HTTPFileSystem) else Ranges
+    kind = _Stream if is_served(path) else Ranges
     return cast(BinaryIO, io.BufferedReader(Persistent(lambda: kind(path, retry.timeout), path, retry, begin), BLOCK))
 
 
@@ -242,10 +244,12 @@ class Ranges:
         try:
             info = files.info(path)
         except FileNotFoundError as error:  # which fsspec says of all that goes wrong with a web server
+            import aiohttp  # a quarter of a second, for those who read from the web
+
             cause = error.__cause__
             if isinstance(cause, aiohttp.ClientResponseError):
                 cause = _failure(cause.status, f"the server answered {cause.status} {cause.message}")
-            if issubclass(kind_of(self.url), HTTPFileSystem) and isinstance(cause, Exception):
+            if is_served(self.url) and isinstance(cause, Exception):
                 raise cause from None
             raise
         if info["size"] is None:

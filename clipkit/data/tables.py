@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import aiohttp
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +16,7 @@ from datasets import Dataset, Features, IterableDataset
 from datasets.table import table_cast
 
 from clipkit.data.columns import find_images
-from clipkit.data.connections import in_one_line
+from clipkit.data.connections import in_one_line, is_served
 from clipkit.data.reach import Lost
 from clipkit.data.remote import is_remote, public_name
 from clipkit.data.seekable import open_seekable
@@ -115,7 +114,9 @@ def _features(file: str) -> Features:
 def _stream(file: str) -> IterableDataset:
     suffix = _suffix(file)
     options: dict[str, Any] = {"sep": "\t"} if suffix == ".tsv" else {}
-    if file.startswith("http"):
+    if is_served(file):
+        import aiohttp  # a quarter of a second, for those who read from the web
+
         options["storage_options"] = {
             "client_kwargs": {"timeout": aiohttp.ClientTimeout(sock_connect=60, sock_read=60)}
         }
@@ -148,6 +149,8 @@ def _told(error: Exception, file: str) -> Unusable:
     """Which of ``REASONS`` it is that a file cannot be read."""
     if isinstance(error, Unusable):
         return error
+    import aiohttp  # a quarter of a second, for those whose file fails
+
     reason = reason_of(error)
     if is_remote(file) and (reason != "undecodable" or isinstance(error, aiohttp.ClientError)):
         refused = isinstance(error, FileNotFoundError | PermissionError)
