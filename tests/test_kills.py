@@ -48,7 +48,8 @@ CASES |= {
 }
 EPOCHS, BATCHES = 3, 10
 
-# The plain tests have a seed of those that cover most. The night has twenty, each of some of the cases, in turn.
+# The plain tests have a seed of those that cover most. The night has twenty, each of some of the cases, in turn: less
+# than half an hour of two cores.
 SINGLE = ["workers 2", "accumulating", "streaming, workers 2"]
 PLAIN = {case: seed for seed, case in enumerate([*SINGLE, "two ranks, streaming, workers 2", "two ranks, workers 2"])}
 VALIDATION = ["workers 0", "workers 2", "streaming, workers 0", "streaming, workers 2"]
