@@ -82,10 +82,10 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(206, told | headers)
         else:
             self.answer(200, {"Content-Length": end - begin} | headers)
-        self.wfile.write(self.data[begin:end][:count])
-        self.wfile.flush()
         with self.server.lock:
             self.server.sent[urlsplit(self.path).path] += len(self.data[begin:end][:count])
+        self.wfile.write(self.data[begin:end][:count])
+        self.wfile.flush()
         self.close_connection = count is not None
 
     def fail(self, status):
