@@ -102,6 +102,7 @@ def open_forwards(path: str, retry: Retry = USUAL, begin: int = 0) -> BinaryIO:
         file = open_file(Path(path).expanduser())
         file.seek(begin)
         return file
+    kind_of(path)  # which says what package is missing
     kind = _Stream if is_served(path) else Ranges
     return cast(BinaryIO, io.BufferedReader(Persistent(lambda: kind(path, retry.timeout), path, retry, begin), BLOCK))
 
