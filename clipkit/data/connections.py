@@ -77,7 +77,12 @@ def public_name(path: str) -> str:
 
 
 def is_served(url: str) -> bool:
-    """Whether a URL is that of a web server."""
+    """Whether a URL is that of a web server.
+
+    Raises:
+        ArgumentError: As in :func:`kind_of`.
+    """
+    kind_of(url)
     return scheme_of(url) in ("http", "https")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar, cast
 import fsspec
 from fsspec.asyn import sync
 
-from clipkit.data.connections import Refused, Retry, file_system, is_served, kind_of, patiently, public_name, scheme_of
+from clipkit.data.connections import Refused, Retry, file_system, is_served, patiently, public_name, scheme_of
 from clipkit.data.local import open_file
 from clipkit.data.patterns import expand_braces
 from clipkit.data.skips import Unusable
@@ -42,8 +42,7 @@ def is_remote(path: str) -> bool:
     if path.lower().startswith("pipe:"):
         raise ArgumentError("train", "'pipe:' runs a shell command, which no source of data may do; give a path or URL")
     if "://" in path and "::" in re.sub(r"//[^/]*\[[0-9a-fA-F:.]+\]", "//", path):  # an IPv6 host may have "::"
-        message = f"{public_name(path)!r} chains file systems with '::'"
-        raise ArgumentError("train", f"{message}; give the URL of a file as it is")
+        raise ArgumentError("train", f"{public_name(path)!r} chains file systems with '::'; give a file's own URL")
     if scheme and scheme not in fsspec.available_protocols():
         message = f"nothing can read {scheme + '://'!r} in {public_name(path)!r}"
         raise ArgumentError("train", f"{message}; give a path or one of http, https, s3, gs, hf")
@@ -67,7 +66,6 @@ def expand(spec: str, retry: Retry = USUAL) -> list[str]:
     for part in expand_braces(spec):
         if not is_remote(part):
             raise ArgumentError("train", f"{part!r} in {public_name(spec)!r} is no URL")
-        kind_of(part)  # which says what package is missing
         served = is_served(part)
         if served and "*" in part.partition("?")[0]:
             message = f"{public_name(part)!r}: a web server does not list its files"
@@ -102,7 +100,6 @@ def open_forwards(path: str, retry: Retry = USUAL, begin: int = 0) -> BinaryIO:
         file = open_file(Path(path).expanduser())
         file.seek(begin)
         return file
-    kind_of(path)  # which says what package is missing
     kind = _Stream if is_served(path) else Ranges
     return cast(BinaryIO, io.BufferedReader(Persistent(lambda: kind(path, retry.timeout), path, retry, begin), BLOCK))
 
@@ -245,7 +242,7 @@ class Ranges:
         try:
             info = files.info(path)
         except FileNotFoundError as error:  # which fsspec says of all that goes wrong with a web server
-            import aiohttp  # a quarter of a second, for those who read from the web
+            import aiohttp  # slow, and not everybody's
 
             cause = error.__cause__
             if isinstance(cause, aiohttp.ClientResponseError):

@@ -114,7 +114,7 @@ def _features(file: str) -> Features:
 def _stream(file: str) -> IterableDataset:
     suffix = _suffix(file)
     options: dict[str, Any] = {"sep": "\t"} if suffix == ".tsv" else {}
-    if is_served(file):
+    if is_remote(file) and is_served(file):
         import aiohttp  # a quarter of a second, for those who read from the web
 
         options["storage_options"] = {

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from clipkit.layers import attention_kernel
 from clipkit.towers.base import VisionTower
+from clipkit.towers.patches import multiply_patches
 from clipkit.types import ArgumentError, Features
 
 __all__ = ["TimmTower"]
@@ -68,6 +69,7 @@ class TimmTower(VisionTower):
         # Faster convolutions on a CPU, and on a GPU in half precision.
         self.layout = torch.channels_last if _bears_channels_last(self.backbone) else torch.contiguous_format
         self.backbone.to(memory_format=self.layout)
+        multiply_patches(self.backbone)
         settings: dict[str, Any] = resolve_model_data_config(self.backbone)  # type: ignore[no-untyped-call]  # it has no types
         self.image_size = (height, width) if image_size else tuple(settings["input_size"][-2:])
         self.mean, self.std = tuple(settings["mean"]), tuple(settings["std"])
