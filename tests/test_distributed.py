@@ -112,7 +112,9 @@ def assert_equal(mine, reference, way):
     bar = BARS[WAYS[way][0]]
     assert mine.keys() == reference.keys()
     for name, value in reference.items():
-        torch.testing.assert_close(mine[name], value, rtol=bar, atol=bar, msg=f"{name} differs")
+        # As a share of the largest: those near zero are what is left of sums of such as that.
+        off = (mine[name] - value).abs().max() / max(1, value.abs().max())
+        assert off <= bar, f"{name} differs by {off}"
 
 
 @pytest.mark.parametrize("way", WAYS)

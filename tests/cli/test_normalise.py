@@ -192,8 +192,8 @@ def test_values_with_secret_names_are_not_shown(stand_ins, mistake):
 
 def test_a_refusal_may_quote_a_value_but_not_its_credentials(own_folder):
     with pytest.raises(ConfigError) as caught:
-        load_experiment(["emoji"], ["--data.train=https://me:swordfish@host/x.parquet"]).build()
-    assert "data.train: 'https://host/x.parquet' cannot be streamed" in str(caught.value)
+        load_experiment(["emoji"], ["--data.train=foo://me:swordfish@host/x.parquet"]).build()
+    assert "data.train: nothing can read 'foo://' in 'foo://host/x.parquet'" in str(caught.value)
     assert "swordfish" not in str(caught.value)
 
 

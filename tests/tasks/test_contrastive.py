@@ -91,9 +91,10 @@ def test_training_is_the_hand_written_loop(make_model, batches, options, hand):
     _, recorder = fit(task_of(model), batches, **options)
     # In bf16 a rounding of the weights, which a fused AdamW makes elsewhere, can become one of 2^-8 in the next pass.
     assert recorder.losses == pytest.approx(losses, rel=3e-3 if "precision" in options else 1e-5)
-    near = 5e-4 if "precision" in options else 1e-4  # AdamW makes much of gradients that are rounding
+    few = 1e-3 if "precision" in options else 0  # AdamW makes much of gradients that are rounding
     for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=near)
+        far = ~torch.isclose(ours, theirs, rtol=1e-3, atol=1e-4)
+        assert far.float().mean() <= few
     assert len(set(losses)) == STEPS
 
 
