@@ -86,15 +86,15 @@ def task_of(model, **options):
 )
 def test_training_is_the_hand_written_loop(make_model, batches, options, hand):
     model = make_model()
-    other = copy.deepcopy(model)
+    other, before = copy.deepcopy(model), copy.deepcopy(model)
     losses = by_hand(other.train(), batches, **hand)
     _, recorder = fit(task_of(model), batches, **options)
     # In bf16 a rounding of the weights, which a fused AdamW makes elsewhere, can become one of 2^-8 in the next pass.
     assert recorder.losses == pytest.approx(losses, rel=3e-3 if "precision" in options else 1e-5)
-    few = 1e-3 if "precision" in options else 0  # AdamW makes much of gradients that are rounding
-    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
-        far = ~torch.isclose(ours, theirs, rtol=1e-3, atol=1e-4)
-        assert far.float().mean() <= few
+    # AdamW makes much of gradients that are rounding, so not number by number: as a share of the way all have come.
+    flat = [torch.cat([p.detach().flatten() for p in one.parameters()]) for one in (model, other, before)]
+    ours, theirs, start = flat
+    assert (ours - theirs).norm() <= (0.02 if "precision" in options else 1e-3) * (theirs - start).norm()
     assert len(set(losses)) == STEPS
 
 
