@@ -118,9 +118,11 @@ def measure_overhead(args: argparse.Namespace) -> dict[str, Any]:
         batch = [] if args.batch is None else [f"--data.batch_size={args.batch}"]
         experiment = load_experiment([args.experiment], [*plain, "--data.workers=1", *batch])
 
-        def watched(folder: Path) -> tuple[Logger, list[pl.Callback]]:
-            logger = MLflowLogger(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", save_dir=str(folder))
-            return logger, default_callbacks(experiment)
+        # One for all rounds: making it takes seconds beside the first, which are no part of a step.
+        database = f"sqlite:///{Path(folder) / 'mlflow.db'}"
+
+        def watched(run: Path) -> tuple[Logger, list[pl.Callback]]:
+            return MLflowLogger(tracking_uri=database, save_dir=str(run)), default_callbacks(experiment)
 
         rows = measure_loops(watched, args.steps, args.rounds)
         task, data, _ = experiment.build()
