@@ -25,9 +25,9 @@ def progress(done: str, rows: Any, limit: int | None) -> Iterator[Callable[[int,
         MofNCompleteColumn(),
         TextColumn("{task.fields[bad]}"),
     )
-    with Progress(
-        *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
+    silent = not sys.stderr.isatty()
+    console = Console(stderr=True, quiet=silent)  # before 14.2, rich ends a bar that is none with an empty line
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=silent) as bar:
         task, said = bar.add_task("", total=total, bad=""), time.monotonic()
 
         def report(read: int, skipped: Counter[str]) -> None:

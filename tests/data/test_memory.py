@@ -87,4 +87,4 @@ def test_what_is_too_large_is_never_in_memory(tmp_path):
     assert done.returncode == 0, done.stderr
     rises, believed = json.loads(done.stdout.splitlines()[-1])
     assert max(rises) < 150_000, rises  # kB: texts of 30 MB are read past
-    assert min(believed) > 300_000, believed  # a picture takes 363,000
+    assert min(believed) > 200_000, believed  # a picture takes 363,000, or less where an older Pillow gives up
