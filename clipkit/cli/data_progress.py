@@ -26,7 +26,7 @@ def progress(done: str, rows: Any, limit: int | None) -> Iterator[Callable[[int,
         TextColumn("{task.fields[bad]}"),
     )
     silent = not sys.stderr.isatty()
-    console = Console(stderr=True, quiet=silent)  # before 14.2, rich ends a bar that is none with an empty line
+    console = Console(stderr=True, quiet=silent)  # or some versions of rich end a bar that is none with an empty line
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=silent) as bar:
         task, said = bar.add_task("", total=total, bad=""), time.monotonic()
 
