@@ -16,7 +16,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "clipkit"
 HOUSE = (
-    "types distributed",
+    "types distributed steps",
     "functional layers tokens",
     "towers heads objectives data optim",
     "models",

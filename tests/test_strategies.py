@@ -38,7 +38,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "frozen text, clipped": ({"trainable": {"text": "none"}}, {"gradient_clip_val": 0.1}),
     "accumulated": ({}, {"accumulate_grad_batches": 3}),
     "in micro-batches": ({"micro_batch_size": 3}, {}),
-    "bf16": ({}, {"precision": "bf16-mixed", "gradient_clip_val": 0.1}),
+    "bf16": ({}, {"precision": "bf16-mixed"}),
+    "bf16, clipped": ({}, {"precision": "bf16-mixed", "gradient_clip_val": 0.1}),
 }
 QUIET = ("logger", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
 
@@ -123,7 +124,7 @@ def test_two_ranks_train_as_one(on_two, fit, make_model, strategy, case):
     expected = weights(trainer)
     start = start_of(make_model)
     # In bf16 AdamW makes much of gradients that are rounding.
-    exact, near = (3e-2, 0.3) if case == "bf16" else (1e-8, 1e-8)
+    exact, near = (3e-2, 0.3) if "bf16" in case else (1e-8, 1e-8)
     for found, parameters in (rank[strategy, case] for rank in on_two):
         assert found == pytest.approx(losses, rel=exact)
         assert parameters.keys() == expected.keys()
@@ -134,11 +135,13 @@ def test_two_ranks_train_as_one(on_two, fit, make_model, strategy, case):
     )
 
 
-def test_in_bf16_the_strategies_agree(on_two, make_model):
+# Shards add up a norm in another order, and in bf16 what that rounds can become 2^-8 in the next pass.
+@pytest.mark.parametrize(("case", "exact", "near"), [("bf16", 1e-6, 1e-6), ("bf16, clipped", 2**-8, 0.01)])
+def test_in_bf16_the_strategies_agree(on_two, make_model, case, exact, near):
     for rank in on_two:
-        (ddp, one), (fsdp2, other) = rank["ddp", "bf16"], rank["fsdp2", "bf16"]
-        assert fsdp2 == pytest.approx(ddp, rel=2**-8)
-        assert apart(other, one, start_of(make_model)) < 0.01
+        (ddp, one), (fsdp2, other) = rank["ddp", case], rank["fsdp2", case]
+        assert fsdp2 == pytest.approx(ddp, rel=exact)
+        assert apart(other, one, start_of(make_model)) < near
 
 
 def test_blocks_are_sharded_and_encoders_work_outside_forward(on_ranks, fit, make_model, make_batch):

@@ -113,10 +113,11 @@ def measure_loops(watched: Watched, steps: int, rounds: int) -> list[Row]:
     ]
 
 
-def measure_loading(task: Any, data: Any, rounds: int, steps: int) -> Row:
+def measure_loading(name: str, task: Any, data: Any, rounds: int, steps: int) -> Row:
     """Time steps on batches from the data module's loader beside steps on batches that are there.
 
     Args:
+        name: Of what trains.
         task: What trains.
         data: Its data module, whose ``workers`` it runs with.
         rounds: How often so many steps are timed.
@@ -136,7 +137,7 @@ def measure_loading(task: Any, data: Any, rounds: int, steps: int) -> Row:
         return (time.perf_counter() - start) / steps
 
     sides: dict[str, Callable[[], float]] = {"theirs": lambda: run(itertools.cycle(kept)), "ours": lambda: run(loader)}
-    return from_seconds("a step on loaded batches", "on batches in memory", interleaved(sides, rounds))
+    return from_seconds(f"a step of {name} on loaded batches", "on batches in memory", interleaved(sides, rounds))
 
 
 def measure_start(words: Sequence[str], rounds: int) -> Row:

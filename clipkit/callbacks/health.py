@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from clipkit.functional import effective_rank, in_batch_accuracy, repeated_share, spread
+from clipkit.steps import log_every
 from clipkit.types import ImageTextBatch
 
 __all__ = ["Health", "NonFiniteLoss"]
@@ -107,7 +108,7 @@ class Health(pl.Callback):
         """Look at the embeddings, the captions and the loss of a logged step."""
         found = outputs.get("outputs") if isinstance(outputs, dict) else None
         contrastive = {"image", "text", "logit_scale"} <= set(getattr(found, "_fields", ()))
-        if trainer.global_step % _log_every(trainer) or not contrastive:
+        if trainer.global_step % log_every(trainer) or not contrastive:
             return
         stats = _statistics(found, batch)
         pl_module.log_dict({f"health/{name}": value for name, value in stats.items()}, batch_size=len(batch.image))
@@ -115,7 +116,7 @@ class Health(pl.Callback):
         self._watch_embeddings(values, min(len(batch.image), MOST_ROWS, found.image.shape[1]))  # type: ignore[union-attr]  # looked for above
         self._watch_captions(values, batch.tokens.shape[1])
         self._watch_loss(trainer, float(outputs["loss"]), len(batch.image))
-        self._watch_scale(pl_module, float(values["scale"]), _log_every(trainer))
+        self._watch_scale(pl_module, float(values["scale"]), log_every(trainer))
 
     def _watch_gradients(self, pl_module: pl.LightningModule, norms: dict[str, Tensor]) -> None:
         pl_module.log_dict({f"health/grad_norm_{name}": norm for name, norm in norms.items()})
@@ -177,11 +178,7 @@ class Health(pl.Callback):
 
     @staticmethod
     def _is_log_step(trainer: pl.Trainer) -> bool:
-        return (trainer.global_step + 1) % _log_every(trainer) == 0
-
-
-def _log_every(trainer: Any) -> int:
-    return max(1, int(trainer.log_every_n_steps))  # Lightning sets it where mypy does not see it; 0 logs nothing
+        return (trainer.global_step + 1) % log_every(trainer) == 0
 
 
 def _grad_norm(module: torch.nn.Module) -> Tensor:

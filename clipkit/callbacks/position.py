@@ -7,6 +7,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from clipkit.steps import ends_step
+
 __all__ = ["SamplePosition"]
 
 
@@ -39,7 +41,7 @@ class SamplePosition(pl.Callback):
     ) -> None:
         """Count the batches of an optimiser step once it is taken."""
         self.pending += 1
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch:
+        if ends_step(trainer, batch_idx):
             advance = getattr(getattr(trainer, "datamodule", None), "advance", None)
             if advance is not None:
                 advance(self.pending)

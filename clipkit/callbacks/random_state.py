@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from clipkit.distributed import gather_objects
+from clipkit.steps import begins_step, ends_step
 
 __all__ = ["RandomState"]
 
@@ -55,14 +56,14 @@ class RandomState(pl.Callback):
         if self._waiting is not None:
             _restore(self._waiting)
             self._waiting = None
-        if trainer.accumulate_grad_batches > 1 and batch_idx % trainer.accumulate_grad_batches == 0:
+        if trainer.accumulate_grad_batches > 1 and begins_step(trainer, batch_idx):
             self._begun = _state()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Forget it once the step is taken."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch:
+        if ends_step(trainer, batch_idx):
             self._begun = None
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import Tensor
 
+from clipkit.steps import begins_step, ends_step
+
 __all__ = ["RunningStatistics"]
 
 KEY = "buffers_before_step"
@@ -53,14 +55,14 @@ class RunningStatistics(pl.Callback):
             for name, before in self._waiting.items():
                 now[name].copy_(before)
             self._waiting = {}
-        if trainer.accumulate_grad_batches > 1 and batch_idx % trainer.accumulate_grad_batches == 0:
+        if trainer.accumulate_grad_batches > 1 and begins_step(trainer, batch_idx):
             self._begun = {name: buffer.clone() for name, buffer in _buffers(pl_module).items()}
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Forget it once the step is taken."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch:
+        if ends_step(trainer, batch_idx):
             self._begun = {}
 
 

@@ -126,7 +126,7 @@ def measure_overhead(args: argparse.Namespace) -> dict[str, Any]:
 
         rows = measure_loops(watched, args.steps, args.rounds)
         task, data, _ = experiment.build()
-        rows.append(measure_loading(task, data, args.rounds, max(2, args.steps // 200)))
+        rows.append(measure_loading(experiment.name, task, data, args.rounds, max(2, args.steps // 200)))
     rows.append(measure_start(EMOJI, args.rounds))
     return _figures(args, rows)
 

@@ -113,7 +113,7 @@ def build_icons(
     files = [_file(shard.number) for shard in shards]
     close_folder(out, files, FEATURES, _fingerprint(out, files))
     figures = {name: count for name, count in counts.items() if not name.startswith("set:")}
-    return {**figures, "sets": len(chosen), "bytes": figures["bytes"]}
+    return {**figures, "sets": len(chosen)}
 
 
 def _choose(package: Path, wanted: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:

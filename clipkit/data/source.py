@@ -31,7 +31,17 @@ from clipkit.data.patterns import is_pattern, matching_files
 from clipkit.data.sidecars import read_sidecars
 from clipkit.types import ArgumentError
 
-__all__ = ["METADATA", "READERS", "cache_of", "load_rows", "name_and_split", "pick", "quiet", "refuse_split"]
+__all__ = [
+    "METADATA",
+    "READERS",
+    "cache_of",
+    "load_rows",
+    "name_and_split",
+    "options_of",
+    "pick",
+    "quiet",
+    "refuse_split",
+]
 
 EMOJI_SPLITS = ("train", "cells", "style", "concepts")
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
@@ -130,11 +140,12 @@ def _where(files: Sequence[Path]) -> str:
     tables = [file for file in files if file.suffix.lower() in READERS and file.is_file()]
     suffix = tables[0].suffix.lower() if len(tables) > 1 else ""
     alike = [file for file in tables if file.suffix.lower() == suffix]
-    found = file_at_fault(READERS[suffix], alike, _options(suffix)) if suffix else None
+    found = file_at_fault(READERS[suffix], alike, options_of(suffix)) if suffix else None
     return f", because of {str(found)!r}" if found else ""
 
 
-def _options(suffix: str) -> dict[str, str]:
+def options_of(suffix: str) -> dict[str, str]:
+    """What the library is to be told of files with a suffix, beside their names."""
     return {"sep": "\t"} if suffix == ".tsv" else {}
 
 
@@ -146,7 +157,7 @@ def _read_files(files: Sequence[Path], image: str | None) -> Dataset:
     parts = []
     for (folder, suffix), group in itertools.groupby(files, lambda file: (file.parent, file.suffix.lower())):
         names = [glob.escape(str(file)) for file in group]
-        rows = datasets.load_dataset(kind, data_files=names, split="train", **_options(suffix))
+        rows = datasets.load_dataset(kind, data_files=names, split="train", **options_of(suffix))
         parts.append(_with_images(rows, image, [folder, Path()]))
     return datasets.concatenate_datasets(parts)
 

@@ -22,7 +22,7 @@ from clipkit.data.remote import is_remote, public_name
 from clipkit.data.seekable import open_seekable
 from clipkit.data.sharded import KEY, SOURCE, Row, image_in
 from clipkit.data.skips import Skipped, Unusable, reason_of, skipped
-from clipkit.data.source import READERS, quiet
+from clipkit.data.source import READERS, options_of, quiet
 from clipkit.types import ArgumentError
 
 __all__ = ["FileShards", "file_shards"]
@@ -113,7 +113,7 @@ def _features(file: str) -> Features:
 
 def _stream(file: str) -> IterableDataset:
     suffix = _suffix(file)
-    options: dict[str, Any] = {"sep": "\t"} if suffix == ".tsv" else {}
+    options: dict[str, Any] = {**options_of(suffix)}
     if is_remote(file) and is_served(file):
         import aiohttp  # a quarter of a second, for those who read from the web
 

@@ -49,7 +49,7 @@ class SelfAttention(nn.Module):
         """(B, N, D) to (B, N, D)."""
         qkv = self.in_proj(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, D/heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, D/heads)
-        with attention_kernel(x.device, x.shape[1]):
+        with attention_kernel(x, x.shape[1]):
             mixed = scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]  # nn.Module calls are untyped
 

@@ -6,7 +6,6 @@ import difflib
 import inspect
 import re
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import timm
@@ -78,10 +77,9 @@ class TimmTower(VisionTower):
         self.register_buffer("pixel_std", torch.tensor(self.std).view(1, 3, 1, 1), persistent=False)
         if patch_drop and not any(getattr(m, "patch_drop", None) for m in self.backbone.modules()):
             raise ArgumentError("patch_drop", f"{name} has no patches to leave out")
-        # Patches of plain transformers; of blocks that are computed again, outside this forward, the kernel must not
-        # depend on it.
+        # Of plain transformers. Blocks are computed again outside of forward, where nothing would choose a kernel.
         patches = getattr(getattr(self.backbone, "patch_embed", None), "num_patches", None)
-        self.length = None if gradient_checkpointing else patches
+        self.patches: int | None = None if gradient_checkpointing else patches
         self.width = self._measure(refused)
         if gradient_checkpointing:
             self._checkpoint_gradients()
@@ -127,7 +125,7 @@ class TimmTower(VisionTower):
         """
         if image.dtype == torch.uint8:
             image = (image.to(self.pixel_mean.dtype) / 255 - self.pixel_mean) / self.pixel_std  # (B, 3, H, W)
-        with nullcontext() if self.length is None else attention_kernel(image.device, self.length):
+        with attention_kernel(next(self.backbone.parameters()), self.patches):
             features = self.backbone.forward_features(image.contiguous(memory_format=self.layout))
         pooled = self.backbone.forward_head(features, pre_logits=True)  # (B, width)
         return Features(pooled, _tokens(features, pooled.shape[-1], getattr(self.backbone, "output_fmt", "NCHW")))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clipkit.data import REASONS, Skipped, unpack_skips
 from clipkit.distributed import gather_objects
+from clipkit.steps import ends_step, log_every
 from clipkit.tracking.run_folder import run_folder
 from clipkit.types import ArgumentError
 
@@ -72,9 +73,9 @@ class TrackSkipped(pl.Callback):
             return
         self.used += len(packed)
         self._keep(trainer, unpack_skips(packed))
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch:
+        if ends_step(trainer, batch_idx):
             self._at_step = self._counts()
-        if trainer.global_step % max(1, int(trainer.log_every_n_steps)) == 0:  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        if trainer.global_step % log_every(trainer) == 0:
             self._log(trainer, pl_module)
         elif trainer.world_size == 1:  # several ranks have to stop together
             self._refuse_too_many(trainer, self.used, self.skipped)

@@ -306,7 +306,6 @@ settings:
 """
 
 
-@pytest.mark.nightly  # three real commands
 def test_two_runs_in_their_own_processes(own_folder, capsys):
     Path("tiny.yaml").write_text(BASE, encoding="utf-8")
     Path("real.yaml").write_text(REAL, encoding="utf-8")

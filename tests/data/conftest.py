@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +17,8 @@ import pytest
 from PIL import Image
 
 from clipkit.data import CaptionDataModule, connections
+from clipkit.data.remote import Retry, open_forwards
+from clipkit.data.seekable import open_seekable
 from clipkit.tokens import read_tokenizer
 from clipkit.types import InputSpec
 
@@ -96,6 +100,24 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**keys, "no_proxy": "127.0.0.1", "AWS_EC2_METADATA_DISABLED": "true"}.items():
         monkeypatch.setenv(name, value)
     connections._client.cache_clear()  # clients know their server from the surroundings
+
+
+@pytest.fixture
+def serve(running: Server, surroundings: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
+    """``serve({path: content}, **retry)``: the addresses, asked with short waits."""
+
+    def serving(files: dict[str, bytes], **retry: Any) -> list[str]:
+        waits = Retry(**{"attempts": 3, "first_wait": 0.001, "most_wait": 0.002, "timeout": 0.5, **retry})
+        monkeypatch.setattr("clipkit.data.sharded.open_forwards", partial(open_forwards, retry=waits))
+        monkeypatch.setattr("clipkit.data.tables.open_seekable", partial(open_seekable, retry=waits))
+        monkeypatch.setattr(datasets.config, "STREAMING_READ_RETRY_INTERVAL", 0.001)
+        running.gets.clear()
+        running.sent.clear()
+        running.files = {f"/{path}": content for path, content in files.items()}
+        return [f"http://127.0.0.1:{running.server_port}/{path}" for path in files]
+
+    yield serving
+    running.files = {}
 
 
 @pytest.fixture(scope="session")

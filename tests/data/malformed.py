@@ -186,6 +186,11 @@ def members(key, image=PNG, **beside):
     ]
 
 
+def samples(name, count=10):
+    """Members of good samples."""
+    return [part for number in range(count) for part in members(f"{name}{number}")]
+
+
 def tar(members, format=tarfile.PAX_FORMAT):
     """An archive of (name, content)."""
     file = io.BytesIO()

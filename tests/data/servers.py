@@ -13,6 +13,8 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+from clipkit.data import unpack_skips
+
 
 def shard(samples=40, size=3_000):
     file = io.BytesIO()
@@ -23,6 +25,20 @@ def shard(samples=40, size=3_000):
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
     return file.getvalue()
+
+
+def braced(addresses):
+    """One pattern of addresses of a server."""
+    root = addresses[0][: addresses[0].index("/", len("http://")) + 1]
+    return f"{root}{{{','.join(address.removeprefix(root) for address in addresses)}}}"
+
+
+def read_epoch(data):
+    """The rows that the batches of a data module hold, and (folder/file, reason) of what was skipped."""
+    batches = list(data.train_dataloader())
+    skips = {("/".join(one.source.rsplit("/", 2)[1:]), one.reason) for batch in batches
+             for one in unpack_skips(batch.extra["skipped"])}  # fmt: skip
+    return {row for batch in batches for row in batch.concept.tolist()}, skips
 
 
 DATA = shard()

@@ -6,9 +6,7 @@ import json
 import re
 import socket
 from collections import Counter
-from functools import partial
 
-import datasets
 import lightning.pytorch as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,16 +17,11 @@ from torch import nn
 
 from clipkit.callbacks import SamplePosition
 from clipkit.data import CaptionDataModule, unpack_skips
-from clipkit.data.remote import Retry, open_forwards
-from clipkit.data.seekable import open_seekable
 from clipkit.tracking import TooManySkipped, TrackSkipped
 from clipkit.types import ArgumentError
 
-from .malformed import HTML, members, picture, tar
-
-
-def good(name, count=10):
-    return [part for number in range(count) for part in members(f"{name}{number}")]
+from .malformed import HTML, members, picture, samples, tar
+from .servers import braced, read_epoch
 
 
 class Task(pl.LightningModule):
@@ -63,11 +56,11 @@ def damaged(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
     bad = [*members("html\u2028page", image=HTML), *members("blank", txt=b" ")]  # which is a line's end to Unicode
-    (tmp_path / "a/0.tar").write_bytes(tar([*good("a"), *bad]))
-    (tmp_path / "a/1.tar").write_bytes(tar(good("c")))
+    (tmp_path / "a/0.tar").write_bytes(tar([*samples("a"), *bad]))
+    (tmp_path / "a/1.tar").write_bytes(tar(samples("c")))
     (tmp_path / "a/\udcff.tar").write_bytes(HTML)  # a name that is no UTF-8
-    (tmp_path / "b/0.tar").write_bytes(tar(good("b")))
-    (tmp_path / "b/1.tar").write_bytes(tar(good("d")))
+    (tmp_path / "b/0.tar").write_bytes(tar(samples("b")))
+    (tmp_path / "b/1.tar").write_bytes(tar(samples("d")))
     return tmp_path
 
 
@@ -143,44 +136,27 @@ def test_too_much_stops_the_fit_with_the_list(spec, damaged, own_folder):
 
 
 @pytest.fixture
-def remote(running, surroundings, monkeypatch, spec):
-    """``remote({path: content}, template)``: a module of files of the server, asked with short waits."""
-    retry = Retry(attempts=3, first_wait=0.001, most_wait=0.002, timeout=20)
-    monkeypatch.setattr("clipkit.data.sharded.open_forwards", partial(open_forwards, retry=retry))
-    monkeypatch.setattr("clipkit.data.tables.open_seekable", partial(open_seekable, retry=retry))
-    monkeypatch.setattr(datasets.config, "STREAMING_READ_RETRY_INTERVAL", 0.001)
-    running.gets.clear()
+def remote(serve, make):
+    """``remote({path: content})``: a module of files of the server, asked with short waits."""
 
-    def make(files, **options):
-        running.files = {f"/{path}": content for path, content in files.items()}
-        source = f"http://127.0.0.1:{running.server_port}/{{{','.join(files)}}}"
-        made = CaptionDataModule(source, **{"batch_size": 2, "workers": 0, "epoch_steps": 30, "window": 20, **options})
-        made.inputs = spec
-        return made
+    def made(files, **options):
+        return make(braced(serve(files, timeout=20)), **{"batch_size": 2, "epoch_steps": 30, "window": 20, **options})
 
-    yield make
-    running.files = {}
-
-
-def read(data):
-    batches = list(data.train_dataloader())
-    skips = {(one.source.partition("/")[2][1:].partition("/")[2], one.reason) for batch in batches
-             for one in unpack_skips(batch.extra["skipped"])}  # fmt: skip
-    return {row for batch in batches for row in batch.concept.tolist()}, skips
+    return made
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_remote_shards_that_fail_are_counted_and_the_rest_is_used(remote, workers):
     names = ["cutonce/0.tar", "fine/1.tar", "missing/2.tar", "reset/3.tar", "stop/4.tar"]
-    data = remote({name: tar(good(name[-5])) for name in names}, workers=workers)
-    used, skips = read(data)
+    data = remote({name: tar(samples(name[-5])) for name in names}, workers=workers)
+    used, skips = read_epoch(data)
     assert skips == {("missing/2.tar", "refused_shard"), ("stop/4.tar", "unreachable_shard")}
     whole = 3 * 10
     assert whole < len(used) < whole + 10  # and what came of the one that stops half-way
 
 
 def test_the_first_shard_may_be_missing(remote):
-    used, skips = read(remote({"forbidden/0.tar": b"", "fine/1.tar": tar(good("x"))}))
+    used, skips = read_epoch(remote({"forbidden/0.tar": b"", "fine/1.tar": tar(samples("x"))}))
     assert len(used) == 10 and skips == {("forbidden/0.tar", "refused_shard")}
 
 
@@ -207,7 +183,7 @@ def test_a_remote_table_that_is_cut_off(remote, workers):
 
     files = {f"fine/{i}.parquet": table(6 * i) for i in range(3)}
     data = remote(files | {"stop/3.parquet": table(18), "plain/4.parquet": table(24)[:900]}, workers=workers)
-    used, skips = read(data)
+    used, skips = read_epoch(data)
     assert len(used) == 18
     assert skips == {("stop/3.parquet", "unreachable_shard"), ("plain/4.parquet", "damaged_shard")}
 
@@ -216,7 +192,7 @@ def test_a_bucket_through_two_workers(emulated, surroundings, monkeypatch, spec)
     address, client = emulated
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
     for number in range(4):
-        client.put_object(Bucket="pictures", Key=f"fit/s-{number}.tar", Body=tar(good(f"{number}")))
+        client.put_object(Bucket="pictures", Key=f"fit/s-{number}.tar", Body=tar(samples(f"{number}")))
     client.put_object(Bucket="pictures", Key="fit/s-4.tar", Body=HTML)
     data = CaptionDataModule("s3://pictures/fit/s-*.tar", batch_size=2, workers=2, epoch_steps=40)
     data.inputs = spec

@@ -3,53 +3,35 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 
 import pytest
 
-from clipkit.data import CaptionDataModule, Skipped, TooManyUnusable, unpack_skips
+from clipkit.data import Skipped, TooManyUnusable
 from clipkit.data.loader import _end_workers
 from clipkit.data.reach import MOST, Lost
-from clipkit.data.remote import Retry, open_forwards
 from clipkit.types import ArgumentError
 
-from .malformed import members, tar
+from .malformed import samples, tar
+from .servers import braced, read_epoch
 
 ATTEMPTS = 2
 
 
-def good(name, count=10):
-    return tar([part for number in range(count) for part in members(f"{name}{number}")])
-
-
 @pytest.fixture
-def served(running, surroundings, monkeypatch, spec):
+def served(serve, make):
     """``served(names)``: a module of shards of the server, each waited for a little."""
-    retry = Retry(attempts=ATTEMPTS, first_wait=0.001, most_wait=0.002, timeout=0.3)
-    monkeypatch.setattr("clipkit.data.sharded.open_forwards", partial(open_forwards, retry=retry))
-    running.gets.clear()
 
-    def make(names, **options):
-        running.files = {f"/{name}": good(name.replace(".tar", "-")) for name in names}
-        source = f"http://127.0.0.1:{running.server_port}/{{{','.join(names)}}}"
-        made = CaptionDataModule(source, **{"batch_size": 2, "workers": 0, "epoch_steps": 50, "window": 5, **options})
-        made.inputs = spec
-        return made
+    def made(names, **options):
+        files = {name: tar(samples(name.replace(".tar", "-"))) for name in names}
+        addresses = serve(files, attempts=ATTEMPTS, timeout=0.3)
+        return make(braced(addresses), **{"batch_size": 2, "epoch_steps": 50, "window": 5, **options})
 
-    yield make
-    running.files = {}
-
-
-def read(data):
-    batches = list(data.train_dataloader())
-    skips = {(one.source.partition("127.0.0.1")[2].partition("/")[2], one.reason) for batch in batches
-             for one in unpack_skips(batch.extra["skipped"])}  # fmt: skip
-    return {row for batch in batches for row in batch.concept.tolist()}, skips
+    return made
 
 
 @pytest.mark.parametrize("behaviour", ["never", "hangup", "broken"])
 def test_a_shard_that_stalls_is_a_counted_skip_for_two_workers(served, behaviour):
-    used, skips = read(served([f"{behaviour}/0.tar", *(f"fine/{i}.tar" for i in range(4))], workers=2))
+    used, skips = read_epoch(served([f"{behaviour}/0.tar", *(f"fine/{i}.tar" for i in range(4))], workers=2))
     assert len(used) == 40
     assert skips == {(f"{behaviour}/0.tar", "unreachable_shard")}
 
@@ -79,7 +61,7 @@ def test_a_host_that_dies_ends_the_run_after_a_few_shards(served, running, behav
 
 def test_many_missing_shards_among_others_end_nothing(served):
     names = [f"missing/{i}.tar" for i in range(20)] + ["fine/0.tar", "fine/1.tar"]
-    used, skips = read(served(names, epoch_steps=20))
+    used, skips = read_epoch(served(names, epoch_steps=20))
     assert len(used) == 20
     assert skips == {(name, "refused_shard") for name in names[:20]}
 

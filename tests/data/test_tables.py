@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from functools import partial
 
 import datasets
 import numpy as np
@@ -13,15 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from clipkit.data import CaptionDataModule, unpack_skips
-from clipkit.data.remote import Retry
-from clipkit.data.seekable import open_seekable
+from clipkit.data import CaptionDataModule
 from clipkit.data.sharded import KEY, Skipped
 from clipkit.data.streams import find_shards
 from clipkit.data.tables import file_shards
 from clipkit.types import ArgumentError
 
 from .malformed import picture
+from .servers import braced, read_epoch
 
 ROWS, GROUP = 24, 6
 pytestmark = pytest.mark.usefixtures("surroundings")
@@ -43,35 +41,18 @@ def parquet(begin, end, group=GROUP, weight=0):
     return file.getvalue().to_pybytes()
 
 
-@pytest.fixture
-def served(running, monkeypatch):
-    """``served({path: content})``: the addresses, asked with short waits."""
-    retry = Retry(attempts=3, first_wait=0.001, most_wait=0.002, timeout=0.5)
-    monkeypatch.setattr("clipkit.data.tables.open_seekable", partial(open_seekable, retry=retry))
-    monkeypatch.setattr(datasets.config, "STREAMING_READ_RETRY_INTERVAL", 0.001)
-    running.gets.clear()
-
-    def serve(files):
-        running.files = {f"/{path}": content for path, content in files.items()}
-        running.sent.clear()
-        return [f"http://127.0.0.1:{running.server_port}/{path}" for path in files]
-
-    yield serve
-    running.files = {}
-
-
 def items(shards, shard=0, begin=0, columns=("image", "text")):
     return [(at, item) for at, found in shards.parts(shard, begin, list(columns)) for item in found]
 
 
 @pytest.mark.parametrize("where", ["here", "served"])
-def test_rows_from_anywhere_on_are_those_of_the_whole(served, running, tmp_path, where):
+def test_rows_from_anywhere_on_are_those_of_the_whole(serve, running, tmp_path, where):
     data = parquet(0, ROWS, weight=20_000)
     if where == "here":
         (tmp_path / "a.parquet").write_bytes(data)
         shards = file_shards([str(tmp_path / "a.parquet")], None)
     else:
-        shards = file_shards(served({"fine/a.parquet": data}), None)
+        shards = file_shards(serve({"fine/a.parquet": data}), None)
     whole = items(shards)
     assert [item["text"] for _, item in whole] == [f"thing {i}" for i in range(ROWS)]
     assert [item[KEY] for _, item in whole] == [f"row {i}" for i in range(ROWS)]
@@ -80,9 +61,9 @@ def test_rows_from_anywhere_on_are_those_of_the_whole(served, running, tmp_path,
         assert items(shards, begin=begin) == whole[begin:]
 
 
-def test_what_lies_before_is_not_downloaded_again(served, running):
+def test_what_lies_before_is_not_downloaded_again(serve, running):
     """Nor the columns that nobody wants; the footer is, and what is left of a row group."""
-    shards = file_shards(served({"fine/a.parquet": parquet(0, ROWS, weight=60_000)}), None)
+    shards = file_shards(serve({"fine/a.parquet": parquet(0, ROWS, weight=60_000)}), None)
 
     def sent(begin, columns=("image", "text")):
         running.sent.clear()
@@ -100,13 +81,6 @@ def module(spec, source, **options):
     made = CaptionDataModule(source, **{"batch_size": 2, "workers": 0, "epoch_steps": 30, "window": 5, **options})
     made.inputs = spec
     return made
-
-
-def read(data):
-    batches = list(data.train_dataloader())
-    skips = {("/".join(one.source.rsplit("/", 2)[1:]), one.reason) for batch in batches
-             for one in unpack_skips(batch.extra["skipped"])}  # fmt: skip
-    return {row for batch in batches for row in batch.concept.tolist()}, skips
 
 
 def csv_of(begin, end, tmp_path):
@@ -127,42 +101,46 @@ MADE = {"parquet": lambda begin, end, _: parquet(begin, end), "csv": csv_of, "js
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", MADE)
 @pytest.mark.parametrize("first", [True, False])
-def test_a_missing_table_is_a_skip_like_a_missing_tar(served, spec, tmp_path, kind, workers, first):
+def test_a_missing_table_is_a_skip_like_a_missing_tar(serve, spec, tmp_path, kind, workers, first):
     names = [f"fine/{i}.{kind}" for i in range(4)]
     names.insert(0 if first else 2, f"missing/x.{kind}")
     files = {name: MADE[kind](6 * i, 6 * i + 6, tmp_path) for i, name in enumerate(names)}
-    addresses = served(files)
-    source = f"{addresses[0].partition('/' + names[0])[0]}/{{{','.join(names)}}}"
-    used, skips = read(module(spec, source, workers=workers))
+    used, skips = read_epoch(module(spec, braced(serve(files)), workers=workers))
     assert len(used) == 24
     assert skips == {(f"missing/x.{kind}", "refused_shard")}
 
 
 @pytest.mark.parametrize("kind", MADE)
-def test_nothing_but_missing_tables_is_refused_at_once(served, kind):
-    address = served({f"missing/0.{kind}": b""})[0].replace("0.", "{0..4}.")
+def test_nothing_but_missing_tables_is_refused_at_once(serve, kind):
+    address = serve({f"missing/0.{kind}": b""})[0].replace("0.", "{0..4}.")
     with pytest.raises(ArgumentError, match=rf"^train: 'http.*missing/0\.{kind}' cannot be read: .*"):
         CaptionDataModule(address, epoch_steps=3)
 
 
 @pytest.mark.parametrize("behaviour", ["never", "hangup"])
-def test_a_table_that_stalls_is_a_counted_skip_for_two_workers(served, spec, behaviour):
+def test_a_table_that_stalls_is_a_counted_skip_for_two_workers(serve, spec, behaviour):
     names = [f"{behaviour}/0.parquet", *(f"fine/{i}.parquet" for i in range(4))]
-    addresses = served({name: parquet(6 * i, 6 * i + 6) for i, name in enumerate(names)})
-    source = addresses[0].replace(names[0], "{" + ",".join(names) + "}")
-    used, skips = read(module(spec, source, workers=2))
+    addresses = serve({name: parquet(6 * i, 6 * i + 6) for i, name in enumerate(names)})
+    used, skips = read_epoch(module(spec, braced(addresses), workers=2))
     assert len(used) == 24
     assert skips == {(f"{behaviour}/0.parquet", "unreachable_shard")}
 
 
 @pytest.mark.parametrize("behaviour", ["busy", "cutonce", "reset"])
-def test_a_table_is_asked_for_again(served, behaviour):
-    shards = file_shards(served({f"{behaviour}/a.parquet": parquet(0, ROWS)}), None)
+def test_a_table_is_asked_for_again(serve, behaviour):
+    shards = file_shards(serve({f"{behaviour}/a.parquet": parquet(0, ROWS)}), None)
     assert [item["text"] for _, item in items(shards)] == [f"thing {i}" for i in range(ROWS)]
 
 
-def test_a_server_without_ranges_is_told(served):
-    shards = file_shards(served({"fine/a.parquet": parquet(0, 6), "plain/b.parquet": parquet(0, 6, weight=9000)}), None)
+def test_credentials_of_an_address_are_in_no_message(serve, spec):
+    address = serve({"missing/a.parquet": b""})[0].replace("://", "://me:swordfish@")
+    with pytest.raises(ArgumentError, match=r"^train: .*127\.0\.0\.1:\d+/missing/a\.parquet") as refused:
+        read_epoch(module(spec, address))
+    assert "swordfish" not in str(refused.value)
+
+
+def test_a_server_without_ranges_is_told(serve):
+    shards = file_shards(serve({"fine/a.parquet": parquet(0, 6), "plain/b.parquet": parquet(0, 6, weight=9000)}), None)
     (_, told), = items(shards, 1)  # fmt: skip
     assert isinstance(told, Skipped) and told.reason == "unreachable_shard"
 
@@ -178,7 +156,7 @@ def test_an_arrow_file_by_index_and_as_a_stream(spec, tmp_path):
     assert len(by_index.train_rows) == 18
     assert sorted(by_index.train_rows["text"]) == sorted(f"thing {i}" for i in range(18))
     assert len(list(by_index.train_dataloader())) == 2
-    used, skips = read(module(spec, source, streaming=True))
+    used, skips = read_epoch(module(spec, source, streaming=True))
     assert len(used) == 18 and not skips
 
 

@@ -52,7 +52,8 @@ def by_hand(model, batches, clip=None, dtype=None):
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": 0.3}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=0, betas=(0.9, 0.98), eps=1e-6)
+    # In bf16 fused as the task's is: the rounding of another can become one of 2^-8 in the next pass.
+    optimizer = torch.optim.AdamW(groups, lr=0, betas=(0.9, 0.98), eps=1e-6, fused=dtype is not None)
     losses = []
     for step, batch in enumerate(batches):
         factor = (step + 1) / 2 if step < 2 else (1 + math.cos(math.pi * (step - 2) / (STEPS - 2))) / 2
@@ -63,7 +64,7 @@ def by_hand(model, batches, clip=None, dtype=None):
         optimizer.zero_grad()
         loss.backward()
         if clip:
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
+            nn.utils.clip_grad_norm_(decay + rest, clip)
         optimizer.step()
         with torch.no_grad():
             model.head.logit_scale.clamp_(max=math.log(100))
@@ -86,15 +87,13 @@ def task_of(model, **options):
 )
 def test_training_is_the_hand_written_loop(make_model, batches, options, hand):
     model = make_model()
-    other, before = copy.deepcopy(model), copy.deepcopy(model)
+    other = copy.deepcopy(model)
     losses = by_hand(other.train(), batches, **hand)
     _, recorder = fit(task_of(model), batches, **options)
-    # In bf16 a rounding of the weights, which a fused AdamW makes elsewhere, can become one of 2^-8 in the next pass.
-    assert recorder.losses == pytest.approx(losses, rel=3e-3 if "precision" in options else 1e-5)
-    # AdamW makes much of gradients that are rounding, so not number by number: as a share of the way all have come.
-    flat = [torch.cat([p.detach().flatten() for p in one.parameters()]) for one in (model, other, before)]
-    ours, theirs, start = flat
-    assert (ours - theirs).norm() <= (0.02 if "precision" in options else 1e-3) * (theirs - start).norm()
+    assert recorder.losses == pytest.approx(losses, rel=1e-5)
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        # AdamW makes much of gradients that are rounding.
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     assert len(set(losses)) == STEPS
 
 

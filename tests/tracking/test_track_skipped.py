@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-import io
 import json
 
 import lightning.pytorch as pl
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from lightning.pytorch.loggers import CSVLogger
-from PIL import Image
-from torch import nn
 
 from clipkit.callbacks import SamplePosition
 from clipkit.data import CaptionDataModule
-from clipkit.tokens import read_tokenizer
 from clipkit.tracking import TooManySkipped, TrackSkipped
-from clipkit.types import ArgumentError, InputSpec
+from clipkit.types import ArgumentError
 
-SPEC = InputSpec((4, 4), (0.5,) * 3, (0.5,) * 3, "bilinear", read_tokenizer("emoji"), 8, "longest")
+from .tiny import Task, picture
+
 ROWS, BAD = 60, (7, 30, 31, 59)
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    images = []
-    for number in range(ROWS):
-        file = io.BytesIO()
-        Image.fromarray(np.full((6, 6, 3), number, dtype=np.uint8)).save(file, "PNG")
-        images.append({"bytes": b"broken" if number in BAD else file.getvalue(), "path": None})
+    images = [{"bytes": b"broken" if row in BAD else picture(row), "path": None} for row in range(ROWS)]
     path = tmp_path_factory.mktemp("rows") / "rows.parquet"
     pq.write_table(pa.table({"image": images, "text": [f"thing {i}" for i in range(ROWS)]}), path)
     return str(path)
-
-
-class Task(pl.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.model = nn.Linear(48, 1)
-        self.model.inputs = SPEC
-
-    def training_step(self, batch, batch_idx):
-        return self.model(batch.image.float().flatten(1)).mean()
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=1e-9)
 
 
 class Stop(pl.Callback):

@@ -8,28 +8,16 @@ import tarfile
 import warnings
 
 import lightning.pytorch as pl
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from lightning.pytorch.loggers import CSVLogger
-from PIL import Image
-from torch import nn
 
 from clipkit.callbacks import SamplePosition
 from clipkit.data import CaptionDataModule
-from clipkit.tokens import read_tokenizer
 from clipkit.tracking import TrackValidation
-from clipkit.types import InputSpec
 
-SPEC = InputSpec((4, 4), (0.5,) * 3, (0.5,) * 3, "bilinear", read_tokenizer("emoji"), 8, "longest")
-
-
-def picture(number):
-    file = io.BytesIO()
-    Image.fromarray(np.full((6, 6, 3), number, dtype=np.uint8)).save(file, "PNG")
-    return file.getvalue()
+from .tiny import Task, picture
 
 
 def table(path, rows, bad=(), blank=()):
@@ -49,22 +37,6 @@ def shard(path, rows, bad=()):
                 archive.addfile(info, io.BytesIO(data))
     path.write_bytes(path.read_bytes().rstrip(b"\0") + b"rubbish" * 100)
     return str(path)
-
-
-class Task(pl.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.model = nn.Linear(48, 1)
-        self.model.inputs = SPEC
-
-    def training_step(self, batch, batch_idx):
-        return self.model(batch.image.float().flatten(1)).mean()
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val/loss", self.training_step(batch, batch_idx), batch_size=1)
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=1e-9)
 
 
 def run(track, train, val, command="fit", **options):
