@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
-from clipkit.checkpoints import is_damaged, is_sharded, partial_of, publish_folder
+from clipkit.checkpoints import DurableCheckpointIO, is_damaged, is_sharded, partial_of, publish_folder
 from clipkit.types import ArgumentError
 
 __all__ = ["FSDP2", "SyncBatchNorm"]
@@ -123,6 +123,8 @@ class FSDP2(ModelParallelStrategy):
         path = Path(self.broadcast(checkpoint_path))
         if is_damaged(path):
             raise OSError(f"{str(path)!r} is damaged: it is not what was written; give the one before")
+        if isinstance(self.checkpoint_io, DurableCheckpointIO):
+            self.checkpoint_io.resumed = path
         if is_sharded(path):
             return super().load_checkpoint(path, weights_only)
         # Mapped, so that the ranks of a machine hold one copy between them.

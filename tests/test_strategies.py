@@ -251,6 +251,8 @@ def kept(on_ranks, fit, tmp_path_factory):
         found = {}
         for first, second in GOES_ON:
             losses, trainer = fit(rank, world, second, TASK, resume=folder / first / "epoch=0.ckpt")
+            # which is wanted again, whatever an earlier run had thought of it
+            assert trainer.strategy.checkpoint_io.resumed == folder / first / "epoch=0.ckpt"
             found[rank, first, second] = losses, weights(trainer)
         return found
 

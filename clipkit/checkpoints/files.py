@@ -32,6 +32,9 @@ class DurableCheckpointIO(CheckpointIO):
 
     Args:
         experiment: What the checkpoints are of, so that ``complete_checkpoints`` can be asked for those alone.
+
+    Attributes:
+        resumed: What the run went on from, which a strategy with a way of its own to load says here.
     """
 
     def __init__(self, experiment: str = "") -> None:
@@ -39,7 +42,7 @@ class DurableCheckpointIO(CheckpointIO):
         self.failed = False
         self._digests = Digests()
         self._owed: set[Path] = set()
-        self._resumed: Path | None = None
+        self.resumed: Path | None = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
@@ -75,7 +78,7 @@ class DurableCheckpointIO(CheckpointIO):
             raise OSError(f"{name!r} is a folder of shards, and this strategy reads one file: {hint}")
         if is_damaged(Path(path)):
             raise OSError(f"{os.fspath(path)!r} is damaged: it is not what was written; give the one before")
-        self._resumed = Path(path)
+        self.resumed = Path(path)
         found: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=weights_only)
         return found
 
@@ -92,7 +95,7 @@ class DurableCheckpointIO(CheckpointIO):
             if Path(path).name.startswith("."):
                 remove(Path(path))
             for owed in sorted(self._owed):
-                release(owed, self._digests, self._resumed)
+                release(owed, self._digests, self.resumed)
                 self._owed.discard(owed)
         except OSError as error:  # a full disk holds no new manifest
             log.warning("%s was not removed (%s)", path, error)

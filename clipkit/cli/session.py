@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import shlex
 import signal
 import sys
 import warnings
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.cloud_io import get_filesystem
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -72,6 +75,9 @@ OUT_OF_MEMORY = """out of memory. What takes least away, first:
   --model.model.text.context_length=SMALLER    fewer tokens
   --model.trainable.vision=none                no activations or gradients kept for that tower
 `clipkit fit -c ... --dry-run` estimates the memory of a step before it is made."""
+
+# How Lightning says at the first validation that a ModelCheckpoint asks for what nothing logs.
+NO_METRIC = re.compile(r"`ModelCheckpoint\(monitor='(.*?)'\)` could not find .* in the returned metrics: \[(.*?)\]")
 
 NEWEST = (
     "To keep the newest as well, add to trainer.callbacks: "
@@ -186,6 +192,11 @@ def ended_well(args: Namespace, experiment: Experiment, codes: list[int]) -> Ite
         codes.append(1)
     except ArgumentError as error:
         raise ConfigError(f"{error.argument}: {redact(error.message)}") from error
+    except MisconfigurationException as error:
+        unknown = NO_METRIC.match(str(error))
+        if unknown is None:
+            raise
+        raise ConfigError(f"trainer.callbacks: {_no_metric(unknown[1], unknown[2].split(', '))}.") from error
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
             raise  # what the CPU's allocator says is a plain RuntimeError
@@ -204,6 +215,7 @@ def closing(trainer: pl.Trainer) -> None:
         console.print(to_table(results, title="results"))
     for finding in next((c.findings for c in _callbacks(trainer) if isinstance(c, Health)), []):
         console.print(f"health: {finding}", style="yellow", highlight=False)
+    _lines(_never_logged(trainer))
     saved: Any = trainer.checkpoint_callback
     best = getattr(saved, "best_model_path", "") or getattr(saved, "last_model_path", "")
     if best and not get_filesystem(best).exists(best):  # a disk was full
@@ -214,6 +226,20 @@ def closing(trainer: pl.Trainer) -> None:
         _lines([f"checkpoint: {_near(best)}{about}"])
     for logger in trainer.loggers:
         _lines(getattr(logger, "closing_lines", list)())
+
+
+def _never_logged(trainer: pl.Trainer) -> Iterator[str]:
+    """What a checkpoint was to be chosen by and nothing came of: a run without validation ends with no word of it."""
+    for saver in trainer.checkpoint_callbacks:
+        metric = getattr(saver, "monitor", None)
+        if metric and metric not in trainer.callback_metrics and not getattr(saver, "best_model_path", ""):
+            yield f"note: {_no_metric(metric, trainer.callback_metrics)}."
+
+
+def _no_metric(metric: str, logged: Iterable[str]) -> str:
+    near = get_close_matches(metric, [name.strip("'") for name in logged], n=1)
+    hint = f"; the nearest that is: {near[0]!r}" if near else ""
+    return f"no checkpoint can be chosen by {metric!r}, which is not logged{hint}"
 
 
 def _results(trainer: pl.Trainer) -> dict[str, dict[str, float]]:
@@ -248,7 +274,7 @@ def _near(path: str | Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _lines(lines: Sequence[str]) -> None:
+def _lines(lines: Iterable[str]) -> None:
     for line in lines:
         print(line)  # not through rich, which would break a long line that is to be copied
 

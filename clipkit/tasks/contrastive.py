@@ -109,7 +109,8 @@ class ContrastiveTask(pl.LightningModule):
         if self._is_logged():
             logs = {f"train/{name}": value for name, value in objective.logs.items()}
             # A rank's share alone is not the loss.
-            self.log("train/loss", objective.loss.detach(), prog_bar=True, sync_dist=True, batch_size=len(batch.image))
+            # Not to Lightning's progress bar, for which it would be read, and waited for, at every step from here on.
+            self.log("train/loss", objective.loss.detach(), sync_dist=True, batch_size=len(batch.image))
             self.log_dict({**logs, **_temperature(outputs)}, batch_size=len(batch.image))
         return {"loss": objective.loss, "outputs": _detached(outputs)}
 

@@ -93,7 +93,8 @@ class HuggingFaceTower(TextTower):
         found = None if name is None else _from_name(name)
         words = Tokenizer(read_tokenizer(tokenizer or str(name)), context_length, pad)
         settings = found or _from_config(dict(config or {}), words)
-        check_vocabulary(words, getattr(settings, "vocab_size", None), "config.vocab_size")
+        rows_from = "config.vocab_size" if name is None else f"vocab_size of {name}"
+        check_vocabulary(words, getattr(settings, "vocab_size", None), rows_from)
         if pool == "eos" and words.end_id is None:
             raise ArgumentError(
                 "pool", "`eos` needs a tokenizer that ends captions with a token of its own; use `last`"

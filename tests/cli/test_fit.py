@@ -138,6 +138,24 @@ def test_epochs_that_no_checkpoint_would_hold_are_told(tiny: str, capsys: pytest
     assert "a checkpoint is saved only when val/loss is better than before" in capsys.readouterr().err
 
 
+def test_a_metric_that_nothing_logs_is_told(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    few = [
+        "--trainer.limit_train_batches=1",
+        "--trainer.logger=false",
+        "--trainer.default_root_dir=.",
+        "--trainer.max_epochs=1",
+    ]
+    saver = "{class_path: lightning.pytorch.callbacks.ModelCheckpoint, monitor: val/los, save_last: true}"
+    assert main(["fit", "-c", tiny, *few, f"--trainer.callbacks=[{saver}]"]) == 2
+    told = "no checkpoint can be chosen by 'val/los', which is not logged"
+    err = capsys.readouterr().err
+    assert f"clipkit fit: trainer.callbacks: {told}; the nearest that is: 'val/loss'." in err
+    assert "Traceback" not in err
+    unvalidated = [*few, "--trainer.limit_val_batches=0", f"--trainer.callbacks=[{saver}]"]
+    assert main(["fit", "-c", tiny, *unvalidated]) == 0
+    assert f"note: {told}." in capsys.readouterr().out
+
+
 def test_dry_run_tells_and_trains_nothing(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "-c", tiny, "--dry-run", "--trainer.accumulate_grad_batches=2"]) == 0
     out = capsys.readouterr().out

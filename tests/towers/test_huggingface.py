@@ -315,7 +315,9 @@ def test_a_repositorys_own_code_is_never_run(tmp_path):
 
 def test_a_vocabulary_that_does_not_fit(tmp_path):
     hub_folder(tmp_path / "hub", vocab_size=6)
-    with pytest.raises(ArgumentError, match="tokenizer: its ids go up to 6, but the embedding table has 6 rows"):
+    with pytest.raises(
+        ArgumentError, match=r"tokenizer: its ids go up to 6, but .* has 6 rows \(vocab_size of .*hub\)"
+    ):
         HuggingFaceTower(str(tmp_path / "hub"))
 
 
