@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["begins_step", "ends_step", "log_every"]
+__all__ = ["begins_step", "ends_step", "is_logged", "log_every"]
 
 
 def begins_step(trainer: Any, batch_idx: int) -> bool:
@@ -25,6 +25,16 @@ def ends_step(trainer: Any, batch_idx: int) -> bool:
         batch_idx: Of the batch in its epoch, from 0.
     """
     return bool((batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch)
+
+
+def is_logged(trainer: Any, step: int) -> bool:
+    """Whether a step's figures are for the loggers.
+
+    Args:
+        trainer: Lightning's.
+        step: Optimiser steps taken with it, from 1: ``global_step`` once it is taken, one more before.
+    """
+    return step % log_every(trainer) == 0
 
 
 def log_every(trainer: Any) -> int:

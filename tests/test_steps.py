@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from clipkit.steps import begins_step, ends_step, log_every
+from clipkit.steps import begins_step, ends_step, is_logged, log_every
 
 
 class Task(pl.LightningModule):
@@ -50,4 +50,6 @@ def test_steps_begin_and_end_where_the_trainers_do(batches):
 
 @pytest.mark.parametrize(("given", "expected"), [(0, 1), (1, 1), (50, 50)])
 def test_log_steps(given, expected):
-    assert log_every(pl.Trainer(log_every_n_steps=given, logger=False, accelerator="cpu")) == expected
+    trainer = pl.Trainer(log_every_n_steps=given, logger=False, accelerator="cpu")
+    assert log_every(trainer) == expected
+    assert [step for step in range(1, 101) if is_logged(trainer, step)] == list(range(expected, 101, expected))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from clipkit.functional import effective_rank, in_batch_accuracy, repeated_share, spread
-from clipkit.steps import log_every
+from clipkit.steps import is_logged, log_every
 from clipkit.types import ImageTextBatch
 
 __all__ = ["Health", "NonFiniteLoss"]
@@ -97,9 +97,10 @@ class Health(pl.Callback):
         self._window = []
         # A fused optimiser leaves weights and state alone where found_inf is 1, with no wait for the device.
         optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # read by fused optimisers
-        if self._is_log_step(trainer):
+        logged = is_logged(trainer, trainer.global_step + 1)
+        if logged:
             self._watch_gradients(pl_module, norms)
-        if self._is_log_step(trainer) or pl_module.device.type == "cpu":
+        if logged or pl_module.device.type == "cpu":
             self._count_skips()
 
     def on_train_batch_end(
@@ -108,7 +109,7 @@ class Health(pl.Callback):
         """Look at the embeddings, the captions and the loss of a logged step."""
         found = outputs.get("outputs") if isinstance(outputs, dict) else None
         contrastive = {"image", "text", "logit_scale"} <= set(getattr(found, "_fields", ()))
-        if trainer.global_step % log_every(trainer) or not contrastive:
+        if not (is_logged(trainer, trainer.global_step) and contrastive):
             return
         stats = _statistics(found, batch)
         pl_module.log_dict({f"health/{name}": value for name, value in stats.items()}, batch_size=len(batch.image))
@@ -175,10 +176,6 @@ class Health(pl.Callback):
             self._said.add(matter)
             self.findings.append(message)
             log.warning(message)
-
-    @staticmethod
-    def _is_log_step(trainer: pl.Trainer) -> bool:
-        return (trainer.global_step + 1) % log_every(trainer) == 0
 
 
 def _grad_norm(module: torch.nn.Module) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from clipkit.models.saving import HEADER, header
 from clipkit.objectives import Objective
 from clipkit.optim import Schedule, Trainable, keep_layout, parameter_groups, set_trainable, warmup_factor
-from clipkit.steps import log_every
+from clipkit.steps import is_logged
 from clipkit.tasks.micro_batches import check_micro_batches, in_micro_batches
 from clipkit.types import ArgumentError, ImageTextBatch, ObjectiveOutput
 
@@ -165,7 +165,7 @@ class ContrastiveTask(pl.LightningModule):
 
         Lightning looks at its log steps only when it has already gathered the figures of every step, from all ranks.
         """
-        return (self.global_step + 1) % log_every(self.trainer) == 0 or self.trainer.is_last_batch
+        return is_logged(self.trainer, self.global_step + 1) or self.trainer.is_last_batch
 
     def _groups(self) -> list[dict[str, Any]]:
         return parameter_groups(self.model, self.lr, self.weight_decay, self.lr_scale, others=[self.objective])

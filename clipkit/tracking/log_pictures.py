@@ -13,7 +13,7 @@ from torch import nn
 
 from clipkit.data.columns import IMAGE_COLUMNS, guess_column
 from clipkit.data.source import load_rows
-from clipkit.steps import log_every
+from clipkit.steps import is_logged
 from clipkit.tracking.charts import curves, embedding_map
 from clipkit.tracking.examine import Seen, distinct, evenly, examine, most_made, nearest
 from clipkit.tracking.pictures import Confusion, confusions, retrieval_gallery
@@ -90,7 +90,7 @@ class LogPictures(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Note loss and scale as often as the loggers are told."""
-        if trainer.global_step % log_every(trainer) == 0:
+        if is_logged(trainer, trainer.global_step):
             self._note(trainer, "train/loss", "train/logit_scale")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

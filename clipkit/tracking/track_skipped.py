@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipkit.data import REASONS, Skipped, unpack_skips
 from clipkit.distributed import gather_objects
-from clipkit.steps import ends_step, log_every
+from clipkit.steps import ends_step, is_logged
 from clipkit.tracking.run_folder import run_folder
 from clipkit.types import ArgumentError
 
@@ -75,7 +75,7 @@ class TrackSkipped(pl.Callback):
         self._keep(trainer, unpack_skips(packed))
         if ends_step(trainer, batch_idx):
             self._at_step = self._counts()
-        if trainer.global_step % log_every(trainer) == 0:
+        if is_logged(trainer, trainer.global_step):
             self._log(trainer, pl_module)
         elif trainer.world_size == 1:  # several ranks have to stop together
             self._refuse_too_many(trainer, self.used, self.skipped)

@@ -16,7 +16,7 @@ from clipkit.data.remote import Retry, expand, open_forwards
 
 from .malformed import members, tar
 
-pytest.importorskip("gcsfs")
+pytest.importorskip("gcsfs", reason="needs the extra `gs`")
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -77,9 +77,13 @@ def test_what_lies_before_is_not_downloaded_again(serve, running):
     assert 0.5 * picture_bytes < sent(2 * GROUP) < 0.6 * picture_bytes
 
 
-def module(spec, source, **options):
-    made = CaptionDataModule(source, **{"batch_size": 2, "workers": 0, "epoch_steps": 30, "window": 5, **options})
-    made.inputs = spec
+@pytest.fixture
+def module(make):
+    """``module(source, ...)``: a small stream, unless told otherwise."""
+
+    def made(source, **options):
+        return make(source, **{"batch_size": 2, "epoch_steps": 30, "window": 5, **options})
+
     return made
 
 
@@ -101,11 +105,11 @@ MADE = {"parquet": lambda begin, end, _: parquet(begin, end), "csv": csv_of, "js
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", MADE)
 @pytest.mark.parametrize("first", [True, False])
-def test_a_missing_table_is_a_skip_like_a_missing_tar(serve, spec, tmp_path, kind, workers, first):
+def test_a_missing_table_is_a_skip_like_a_missing_tar(serve, module, tmp_path, kind, workers, first):
     names = [f"fine/{i}.{kind}" for i in range(4)]
     names.insert(0 if first else 2, f"missing/x.{kind}")
     files = {name: MADE[kind](6 * i, 6 * i + 6, tmp_path) for i, name in enumerate(names)}
-    used, skips = read_epoch(module(spec, braced(serve(files)), workers=workers))
+    used, skips = read_epoch(module(braced(serve(files)), workers=workers))
     assert len(used) == 24
     assert skips == {(f"missing/x.{kind}", "refused_shard")}
 
@@ -118,10 +122,10 @@ def test_nothing_but_missing_tables_is_refused_at_once(serve, kind):
 
 
 @pytest.mark.parametrize("behaviour", ["never", "hangup"])
-def test_a_table_that_stalls_is_a_counted_skip_for_two_workers(serve, spec, behaviour):
+def test_a_table_that_stalls_is_a_counted_skip_for_two_workers(serve, module, behaviour):
     names = [f"{behaviour}/0.parquet", *(f"fine/{i}.parquet" for i in range(4))]
     addresses = serve({name: parquet(6 * i, 6 * i + 6) for i, name in enumerate(names)})
-    used, skips = read_epoch(module(spec, braced(addresses), workers=2))
+    used, skips = read_epoch(module(braced(addresses), workers=2))
     assert len(used) == 24
     assert skips == {(f"{behaviour}/0.parquet", "unreachable_shard")}
 
@@ -132,10 +136,10 @@ def test_a_table_is_asked_for_again(serve, behaviour):
     assert [item["text"] for _, item in items(shards)] == [f"thing {i}" for i in range(ROWS)]
 
 
-def test_credentials_of_an_address_are_in_no_message(serve, spec):
+def test_credentials_of_an_address_are_in_no_message(serve, module):
     address = serve({"missing/a.parquet": b""})[0].replace("://", "://me:swordfish@")
     with pytest.raises(ArgumentError, match=r"^train: .*127\.0\.0\.1:\d+/missing/a\.parquet") as refused:
-        read_epoch(module(spec, address))
+        read_epoch(module(address))
     assert "swordfish" not in str(refused.value)
 
 
@@ -145,23 +149,23 @@ def test_a_server_without_ranges_is_told(serve):
     assert isinstance(told, Skipped) and told.reason == "unreachable_shard"
 
 
-def test_an_arrow_file_by_index_and_as_a_stream(spec, tmp_path):
+def test_an_arrow_file_by_index_and_as_a_stream(module, tmp_path):
     for part in (0, 1):
         table = Dataset(rows_of(9 * part, 9 * part + 9)).cast_column("image", datasets.Image()).data.table
         with pa.OSFile(f"{tmp_path}/{part}.arrow", "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
             writer.write_table(table)
     source = f"{tmp_path}/*.arrow"
     assert find_shards(source) is None
-    by_index = module(spec, source, epoch_steps=None, batch_size=9)
+    by_index = module(source, epoch_steps=None, batch_size=9)
     assert len(by_index.train_rows) == 18
     assert sorted(by_index.train_rows["text"]) == sorted(f"thing {i}" for i in range(18))
     assert len(list(by_index.train_dataloader())) == 2
-    used, skips = read_epoch(module(spec, source, streaming=True))
+    used, skips = read_epoch(module(source, streaming=True))
     assert len(used) == 18 and not skips
 
 
 @pytest.mark.parametrize("kind", MADE)
-def test_a_resumed_stream_of_tables_goes_on_with_the_next_row(spec, tmp_path, kind):
+def test_a_resumed_stream_of_tables_goes_on_with_the_next_row(module, tmp_path, kind):
     for part in range(3):
         (tmp_path / f"{part}.{kind}").write_bytes(MADE[kind](8 * part, 8 * part + 8, tmp_path))
     source = f"{tmp_path}/*.{kind}"
@@ -175,10 +179,10 @@ def test_a_resumed_stream_of_tables_goes_on_with_the_next_row(spec, tmp_path, ki
         return found
 
     states = []
-    whole = shown(module(spec, source, streaming=True))
+    whole = shown(module(source, streaming=True))
     kept = list(states)
     for after in (1, 4, 9, 17):
-        again = module(spec, source, streaming=True)
+        again = module(source, streaming=True)
         again.load_state_dict(kept[after - 1])
         assert shown(again)[: 30 - after] == whole[after:]
 
