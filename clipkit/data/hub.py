@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import datasets
 import huggingface_hub
-from datasets import DatasetBuilder
+from datasets import BuilderConfig, DatasetBuilder
+from datasets.packaged_modules.arrow.arrow import Arrow
+from datasets.packaged_modules.csv.csv import Csv, CsvConfig
+from datasets.packaged_modules.json.json import Json
 from datasets.packaged_modules.parquet.parquet import Parquet
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from huggingface_hub.errors import OfflineModeIsEnabled
@@ -17,7 +21,7 @@ from clipkit.data.local import near_path
 from clipkit.data.patterns import is_pattern
 from clipkit.types import ArgumentError
 
-__all__ = ["hub_builder", "in_words", "is_hub_id", "parquet_by_split", "refuse_archives", "tars_by_split"]
+__all__ = ["hub_builder", "in_words", "is_hub_id", "refuse_archives", "tables_by_split", "tars_by_split"]
 
 
 def is_hub_id(name: str) -> bool:
@@ -54,11 +58,15 @@ def tars_by_split(builder: DatasetBuilder) -> dict[str, list[str]] | None:
     return _files(builder) if isinstance(builder, WebDataset) else None
 
 
-def parquet_by_split(builder: DatasetBuilder) -> dict[str, list[str]] | None:
-    """The same of parquet files, where all of their rows and columns are to be read."""
-    told = builder.config
-    plain = isinstance(builder, Parquet) and told.columns is None and told.filters is None and told.features is None
-    return _files(builder) if plain else None
+def tables_by_split(builder: DatasetBuilder) -> dict[str, list[str]] | None:
+    """The same of files of rows, where the card says nothing of how they are to be read."""
+    if not isinstance(builder, Parquet | Csv | Json | Arrow):
+        return None
+    files, told, usual = _files(builder), builder.config, type(builder.config)()
+    if isinstance(told, CsvConfig) and all(file.endswith(".tsv") for one in files.values() for file in one):
+        usual = CsvConfig(sep="\t")
+    options = {field.name for field in fields(told)} - {field.name for field in fields(BuilderConfig)}
+    return files if all(getattr(told, name) == getattr(usual, name) for name in options) else None
 
 
 def _files(builder: DatasetBuilder) -> dict[str, list[str]]:

@@ -14,10 +14,11 @@ from clipkit.data.augment import SampleTransform
 from clipkit.data.captions import CaptionChoice, choose_captions, has_caption
 from clipkit.data.columns import image_column, stored
 from clipkit.data.filters import Filter, check_filters
+from clipkit.data.head import head
 from clipkit.data.mixture import CaptionOption
 from clipkit.data.remote import public_name
 from clipkit.data.samples import Recipe
-from clipkit.data.sharded import Shards, head
+from clipkit.data.sharded import Shards
 from clipkit.data.skips import Skipped
 from clipkit.data.streamed import Source
 from clipkit.types import ArgumentError

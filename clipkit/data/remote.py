@@ -74,23 +74,23 @@ def expand(spec: str, retry: Retry = USUAL) -> list[str]:
     return sorted(found)
 
 
-def open_forwards(path: str, retry: Retry = USUAL, begin: int = 0) -> BinaryIO:
+def open_forwards(path: str, retry: Retry = USUAL, begin: int = 0, block: int | None = None) -> BinaryIO:
     """A file to be read from its beginning to its end.
 
-    Nothing remote is opened before the first read, and then in the process that reads, so a reader may be made before
-    a worker is forked.
+    Nothing remote is opened before the first read, and then in the process that reads.
 
     Args:
         path: Of a local file, or a URL without wildcards.
-        retry: How long to try. Where a connection breaks off, stalls or ends too early, the file is opened again at the
-            place reached; one on a server that knows no ranges is read again from the beginning up to there.
+        retry: How long to try. Where a connection breaks off, stalls or ends too early, the file is opened again where
+            it was; one on a server that knows no ranges is read again up to there.
         begin: The byte to begin at.
+        block: Bytes of a remote file asked for at once; None for 8 MB.
 
     Returns:
-        A binary file with ``read``; nothing can be written and nothing sought. Its ``read`` raises ``Unusable`` for
-        ``refused_shard`` where a remote file is missing or forbidden, or became another one in between; for
-        ``unreachable_shard`` where it gave no byte in ``retry.attempts`` attempts in a row. Where a server does not say
-        how long a file is, one that is cut off cannot be told from one that ends.
+        A binary file with ``read`` and ``readline``; nothing can be written and nothing sought. Its ``read`` raises
+        ``Unusable`` for ``refused_shard`` where a remote file is missing or forbidden, or became another one in
+        between; for ``unreachable_shard`` where ``retry.attempts`` attempts in a row gave no byte. Where the server
+        tells no length, a file that is cut off looks whole.
 
     Raises:
         OSError: Where a local file cannot be opened.
@@ -101,7 +101,8 @@ def open_forwards(path: str, retry: Retry = USUAL, begin: int = 0) -> BinaryIO:
         file.seek(begin)
         return file
     kind = _Stream if is_served(path) else Ranges
-    return cast(BinaryIO, io.BufferedReader(Persistent(lambda: kind(path, retry.timeout), path, retry, begin), BLOCK))
+    raw = Persistent(lambda: kind(path, retry.timeout), path, retry, begin)
+    return cast(BinaryIO, io.BufferedReader(raw, block or BLOCK))
 
 
 class Source(Protocol):
@@ -261,8 +262,7 @@ class Ranges:
 
 
 def _failure(status: int, answer: str) -> Exception:
-    final = 400 <= status < 500 and status not in AGAIN
-    return Refused(answer) if final else ConnectionError(answer)
+    return (Refused if 400 <= status < 500 and status not in AGAIN else ConnectionError)(answer)
 
 
 async def _fill(response: aiohttp.ClientResponse, most: int) -> bytes:

@@ -13,7 +13,7 @@ from clipkit.data.hashes import stable_id
 from clipkit.data.order import sample_rng
 from clipkit.data.reach import Lost
 from clipkit.data.samples import Recipe, Sample, SampleMaker
-from clipkit.data.sharded import KEY, SOURCE, Row, Shards
+from clipkit.data.sharded import KEY, SOURCE, TOP, Begin, Row, Shards
 from clipkit.data.skips import Skipped, TooManyUnusable, skipped
 from clipkit.data.windows import Consumer, StreamPlace, Windows
 from clipkit.types import ImageTextBatch, InputSpec
@@ -79,11 +79,11 @@ class StreamState(NamedTuple):
     def of(cls, plain: list[Any]) -> StreamState:
         """From what ``plain`` gives."""
         places, drawn, repeated = plain
-        return cls(tuple(StreamPlace(*place) for place in places), tuple(drawn), repeated)
+        return cls(tuple(StreamPlace.of(place) for place in places), tuple(drawn), repeated)
 
     def plain(self) -> list[Any]:
         """Lists of numbers, for a checkpoint."""
-        return [[list(place) for place in self.places], list(self.drawn), self.repeated]
+        return [[place.plain() for place in self.places], list(self.drawn), self.repeated]
 
 
 class StreamKey(NamedTuple):
@@ -141,8 +141,8 @@ class _Reached(NamedTuple):
         return self.shards.image
 
     def parts(
-        self, shard: int, begin: int = 0, columns: Sequence[str] | None = None
-    ) -> Iterator[tuple[int, list[Row | Skipped]]]:
+        self, shard: int, begin: Begin = TOP, columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[Begin, list[Row | Skipped]]]:
         for at, items in self.shards.parts(shard, begin, columns):
             self.lost.count(items)
             self.lost.refuse_more()

@@ -8,11 +8,14 @@ import datasets
 from datasets import Dataset, IterableDataset
 
 from clipkit.data.columns import find_images
-from clipkit.data.hub import hub_builder, is_hub_id, parquet_by_split, tars_by_split
+from clipkit.data.head import as_dataset
+from clipkit.data.hub import hub_builder, is_hub_id, tables_by_split, tars_by_split
+from clipkit.data.lines import suffix_of
 from clipkit.data.remote import is_remote, public_name
-from clipkit.data.sharded import IMAGE_MEMBERS, TableShards, TarShards, as_dataset
+from clipkit.data.sharded import IndexedShards, TableShards
 from clipkit.data.source import READERS, load_rows, name_and_split, pick, quiet, refuse_split
 from clipkit.data.tables import FileShards, file_shards
+from clipkit.data.tar_shards import IMAGE_MEMBERS, TarShards
 from clipkit.data.tars import find_tars, matching, refuse_packed
 from clipkit.types import ArgumentError
 
@@ -26,7 +29,7 @@ PARTS = 64
 
 def find_shards(
     source: str, split: str = "train", image: str | None = None, streaming: bool = False
-) -> TarShards | FileShards | TableShards | None:
+) -> TarShards | FileShards | IndexedShards | TableShards | None:
     """The shards of a source that can only be streamed, or is to be.
 
     Args:
@@ -95,15 +98,13 @@ def open_rows(source: str, split: str = "train", image: str | None = None) -> Da
     return load_rows(source, split, image) if found is None else as_dataset(found)
 
 
-def rows_as_shards(rows: Dataset, name: str, image: str | None) -> TableShards:
+def rows_as_shards(rows: Dataset, name: str, image: str | None) -> IndexedShards:
     """Rows that can be read by index, as a stream: to be mixed with others."""
     column = find_images(rows, image)
     if column is not None:
         rows = rows.cast_column(column, datasets.Image(decode=False))
     parts = min(PARTS, len(rows))
-    return TableShards(
-        rows.to_iterable_dataset(num_shards=parts), [f"{name} ({i + 1}/{parts})" for i in range(parts)], column
-    )
+    return IndexedShards(rows, [f"{name} ({i + 1}/{parts})" for i in range(parts)], column)
 
 
 def _tars_of_hub(name: str, chosen: str | None, split: str, streaming: bool) -> list[str]:
@@ -120,7 +121,7 @@ def _tars_of_hub(name: str, chosen: str | None, split: str, streaming: bool) -> 
     return found
 
 
-def _tables(name: str, chosen: str | None, split: str, image: str | None) -> FileShards | TableShards:
+def _tables(name: str, chosen: str | None, split: str, image: str | None) -> FileShards | IndexedShards | TableShards:
     path = Path(name).expanduser()
     if is_remote(name) or (path.suffix in READERS and not path.is_dir()):
         if chosen:
@@ -130,13 +131,13 @@ def _tables(name: str, chosen: str | None, split: str, image: str | None) -> Fil
     if (path.exists() and not plain) or name.partition("/")[0] == "emoji":
         return rows_as_shards(load_rows(f"{name}:{chosen}" if chosen else name, split, image), name, image)
     builder = datasets.load_dataset_builder(str(path)) if path.is_dir() else hub_builder(name)
-    files = parquet_by_split(builder)
-    if files:
-        return file_shards(pick(files, name, chosen, split), image)
+    files = pick(tables, name, chosen, split) if (tables := tables_by_split(builder)) else []
+    if files and {suffix_of(file) for file in files} <= set(READERS):
+        return file_shards(files, image)
     rows = pick(builder.as_streaming_dataset(), name, chosen, split)
-    if rows.features is None:
-        rows = rows._resolve_features()  # of CSV and JSON they are known by the first rows only
-    column = find_images(rows, image)
-    if column is not None and isinstance((rows.features or {})[column], datasets.Image):
-        rows = rows.cast_column(column, datasets.Image(decode=False))
+    # Of CSV and JSON the kinds are those of the first rows, which those that follow need not be of.
+    known = rows if rows.features else rows._resolve_features()
+    column = find_images(known, image)
+    if column is not None and isinstance((known.features or {})[column], datasets.Image):
+        rows = known.cast_column(column, datasets.Image(decode=False))
     return TableShards(rows, [f"{name} ({i + 1}/{rows.num_shards})" for i in range(rows.num_shards)], column)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from clipkit.data.hashes import stable_id
 from clipkit.data.order import sample_rng
-from clipkit.data.sharded import KEY, SOURCE, Row, Shards, row_bytes
+from clipkit.data.sharded import KEY, SOURCE, TOP, Begin, Row, Shards, row_bytes
 from clipkit.data.skips import Skipped, TooManyUnusable
 
 __all__ = ["Consumer", "StreamPlace", "Windows"]
@@ -28,7 +28,7 @@ class Consumer(NamedTuple):
 
 
 class StreamPlace(NamedTuple):
-    """Where a loader is in its part of a stream; plain numbers, for a checkpoint.
+    """Where a loader is in its part of a stream.
 
     Attributes:
         turn: How often it has been through its shards.
@@ -41,10 +41,19 @@ class StreamPlace(NamedTuple):
 
     turn: int = 0
     shard: int = 0
-    begin: int = 0
+    begin: Begin = TOP
     window: int = 0
     used: int = 0
     borrowed: int = 0
+
+    @classmethod
+    def of(cls, plain: list[Any]) -> StreamPlace:
+        """From what ``plain`` gives."""
+        return cls(*plain)._replace(begin=Begin(*plain[cls._fields.index("begin")]))
+
+    def plain(self) -> list[Any]:
+        """Numbers, and a list of such for ``begin``: for a checkpoint."""
+        return [list(value) if isinstance(value, Begin) else value for value in self]
 
 
 ALONE, START = Consumer(), StreamPlace()
@@ -128,10 +137,10 @@ class Windows:
         if window:
             yield begin, window
 
-    def _parts(self, place: StreamPlace) -> Iterator[tuple[int, int, list[Row | Skipped]]]:
+    def _parts(self, place: StreamPlace) -> Iterator[tuple[int, Begin, list[Row | Skipped]]]:
         order = self.order(place.turn, place.borrowed)
         for number in range(place.shard, len(order)):
-            begin = place.begin if number == place.shard else 0
+            begin = place.begin if number == place.shard else TOP
             for at, items in self.shards.parts(order[number], begin, self.columns):
                 yield number, at, items
 

@@ -108,8 +108,9 @@ def serve(running: Server, surroundings: None, monkeypatch: pytest.MonkeyPatch) 
 
     def serving(files: dict[str, bytes], **retry: Any) -> list[str]:
         waits = Retry(**{"attempts": 3, "first_wait": 0.001, "most_wait": 0.002, "timeout": 0.5, **retry})
-        monkeypatch.setattr("clipkit.data.sharded.open_forwards", partial(open_forwards, retry=waits))
-        monkeypatch.setattr("clipkit.data.tables.open_seekable", partial(open_seekable, retry=waits))
+        for module in ("tar_shards", "lines"):
+            monkeypatch.setattr(f"clipkit.data.{module}.open_forwards", partial(open_forwards, retry=waits))
+        monkeypatch.setattr("clipkit.data.columnar.open_seekable", partial(open_seekable, retry=waits))
         monkeypatch.setattr(datasets.config, "STREAMING_READ_RETRY_INTERVAL", 0.001)
         running.gets.clear()
         running.sent.clear()

@@ -67,7 +67,7 @@ def bucket(surroundings, monkeypatch):
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
     retry = Retry(attempts=3, first_wait=0.001, most_wait=0.002, timeout=20)
-    monkeypatch.setattr("clipkit.data.sharded.open_forwards", partial(open_forwards, retry=retry))
+    monkeypatch.setattr("clipkit.data.tar_shards.open_forwards", partial(open_forwards, retry=retry))
     connections._client.cache_clear()
     yield server
     server.shutdown()

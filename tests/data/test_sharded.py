@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-import clipkit.data.sharded as sharded
-from clipkit.data.sharded import KEY, SOURCE, head, row_bytes
+from clipkit.data.head import head
+from clipkit.data.sharded import KEY, SOURCE, TOP, Begin, row_bytes
 from clipkit.data.skips import Skipped
+from clipkit.data.tar_shards import TarShards
 
 from .malformed import members, tar
 
@@ -19,12 +20,12 @@ class Counting:
     def __init__(self, bad_every=0):
         self.read, self.bad_every = 0, bad_every
 
-    def parts(self, shard, begin=0, columns=None):
+    def parts(self, shard, begin=TOP, columns=None):
         while True:
             self.read += 1
             bad = self.bad_every and self.read % self.bad_every == 0
             row = {SOURCE: "s", KEY: f"{self.read}", "txt": "0" * 100}
-            yield self.read, [Skipped("s", f"{self.read}", "undecodable", "bad", None) if bad else row]
+            yield Begin(self.read), [Skipped("s", f"{self.read}", "undecodable", "bad", None) if bad else row]
 
 
 def test_no_more_is_read_than_is_asked_for():
@@ -41,9 +42,9 @@ def test_columns_are_told_apart_by_few_rows_where_these_are_large():
 
 
 def test_a_text_that_is_too_large_is_no_column(tmp_path, monkeypatch):
-    monkeypatch.setattr(sharded, "MOST_TEXT", 50)
+    monkeypatch.setattr("clipkit.data.tar_shards.MOST_TEXT", 50)
     (tmp_path / "a.tar").write_bytes(tar([*members("a", txt=b"0" * 51), *members("b", txt=b"0" * 50)]))
-    rows, _ = head(sharded.TarShards([str(tmp_path / "a.tar")]))
+    rows, _ = head(TarShards([str(tmp_path / "a.tar")]))
     assert rows["txt"][:] == [None, "0" * 50]
 
 

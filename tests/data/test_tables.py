@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 
 import datasets
 import numpy as np
@@ -13,9 +14,10 @@ import pytest
 from datasets import Dataset
 
 from clipkit.data import CaptionDataModule
-from clipkit.data.sharded import KEY, Skipped
+from clipkit.data.sharded import KEY, TOP, Begin, IndexedShards, TableShards
+from clipkit.data.skips import Skipped
 from clipkit.data.streams import find_shards
-from clipkit.data.tables import file_shards
+from clipkit.data.tables import FileShards, file_shards
 from clipkit.types import ArgumentError
 
 from .malformed import picture
@@ -41,24 +43,80 @@ def parquet(begin, end, group=GROUP, weight=0):
     return file.getvalue().to_pybytes()
 
 
-def items(shards, shard=0, begin=0, columns=("image", "text")):
+def arrow(begin, end, group=GROUP, weight=0, new=pa.ipc.new_stream, **options):
+    file, rows = pa.BufferOutputStream(), rows_of(begin, end, weight)
+    with new(file, rows.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(rows, max_chunksize=group)
+    return file.getvalue().to_pybytes()
+
+
+def lines(kind):
+    """A file of paths, texts and a column of so many bytes."""
+
+    def made(begin, end, weight=0):
+        rows = [{"filepath": f"{i}.png", "text": f"thing {i}", "unwanted": "x" * weight} for i in range(begin, end)]
+        if kind == "jsonl":
+            return "".join(json.dumps(row) + "\n" for row in rows).encode()
+        separator = {"csv": ",", "tsv": "\t"}[kind]
+        return "".join(separator.join(row) + "\n" for row in [rows[0], *(row.values() for row in rows)]).encode()
+
+    return made
+
+
+FORMATS = {
+    "a.parquet": parquet,
+    "stream.arrow": arrow,
+    "file.arrow": partial(arrow, new=pa.ipc.new_file),
+    "packed.arrow": partial(arrow, compression="lz4"),
+    "a.csv": lines("csv"),
+    "a.tsv": lines("tsv"),
+    "a.jsonl": lines("jsonl"),
+    "a.json": lines("jsonl"),
+}
+
+
+def items(shards, shard=0, begin=TOP, columns=("image", "text")):
     return [(at, item) for at, found in shards.parts(shard, begin, list(columns)) for item in found]
 
 
+@pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("where", ["here", "served"])
-def test_rows_from_anywhere_on_are_those_of_the_whole(serve, running, tmp_path, where):
-    data = parquet(0, ROWS, weight=20_000)
-    if where == "here":
-        (tmp_path / "a.parquet").write_bytes(data)
-        shards = file_shards([str(tmp_path / "a.parquet")], None)
-    else:
-        shards = file_shards(serve({"fine/a.parquet": data}), None)
+def test_rows_from_anywhere_on_are_those_of_the_whole(serve, running, tmp_path, where, name):
+    data = FORMATS[name](0, ROWS, weight=20_000)
+    (tmp_path / name).write_bytes(data)
+    shards = file_shards([str(tmp_path / name)] if where == "here" else serve({f"fine/{name}": data}), None)
     whole = items(shards)
     assert [item["text"] for _, item in whole] == [f"thing {i}" for i in range(ROWS)]
     assert [item[KEY] for _, item in whole] == [f"row {i}" for i in range(ROWS)]
-    assert whole[5][1]["image"]["bytes"] == rows_of(5, 6, 20_000)["image"][0]["bytes"].as_py()
-    for begin in (1, GROUP - 1, GROUP, ROWS - 1, ROWS):
-        assert items(shards, begin=begin) == whole[begin:]
+    if shards.image == "image":
+        assert whole[5][1]["image"]["bytes"] == rows_of(5, 6, 20_000)["image"][0]["bytes"].as_py()
+    else:
+        assert whole[5][1]["filepath"]["path"].endswith("/5.png")
+    for number, (begin, _) in list(enumerate(whole))[:: 1 if where == "here" else 5]:
+        assert items(shards, begin=begin) == whole[number:]
+        behind = items(shards, begin=begin._replace(within=begin.within + 1))  # where a shard broke off
+        assert [item for _, item in behind] == [item for _, item in whole[number + 1 :]]
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name.endswith((".parquet", ".arrow"))])
+def test_on_from_the_last_row_no_more_is_downloaded_than_its_group(serve, running, name):
+    weight = 200_000
+    shards = file_shards(serve({f"fine/{name}": FORMATS[name](0, ROWS, weight=weight)}), None)
+    begin, last = items(shards)[-1]
+    running.sent.clear()
+    assert [item for _, item in items(shards, begin=begin)] == [last]
+    columns = 2 if name.endswith(".arrow") else 1  # a batch is read with those that nobody wants
+    assert columns * GROUP * weight < running.sent[f"/fine/{name}"] < 1.1 * columns * GROUP * weight + 100_000
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if not name.endswith((".parquet", ".arrow"))])
+def test_on_from_a_row_lines_are_asked_for_from_there(serve, running, name):
+    """And of CSV the header, of which the reader lets go at once."""
+    shards = file_shards(serve({f"fine/{name}": FORMATS[name](0, ROWS)}), None)
+    begin, last = items(shards)[-1]
+    running.gets.clear()
+    assert [item for _, item in items(shards, begin=begin)] == [last]
+    assert running.gets[f"/fine/{name}"] == [0] * name.endswith(("csv", "tsv")) + [begin.byte]
 
 
 def test_what_lies_before_is_not_downloaded_again(serve, running):
@@ -67,7 +125,7 @@ def test_what_lies_before_is_not_downloaded_again(serve, running):
 
     def sent(begin, columns=("image", "text")):
         running.sent.clear()
-        assert len(items(shards, begin=begin, columns=columns)) == ROWS - begin
+        assert len(items(shards, begin=Begin(0, 0, begin), columns=columns)) == ROWS - begin
         return running.sent["/fine/a.parquet"]
 
     picture_bytes = 60_000 * ROWS  # and the last 64 KB, of which the footer is a part
@@ -190,3 +248,38 @@ def test_a_resumed_stream_of_tables_goes_on_with_the_next_row(module, tmp_path, 
 def test_kinds_that_do_not_go_together():
     with pytest.raises(ArgumentError, match=re.escape(".csv, .parquet: give files of one of the kinds .tar, .parquet")):
         file_shards(["a.csv", "b.parquet"], None)
+
+
+CARD = "---\nconfigs:\n- config_name: default\n  data_files: '*.csv'\n  sep: ';'\n---\n"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_folder_of_files_of_rows_is_their_files(tmp_path, name):
+    """As a data set of the hub is; only where a card says how to read them, the library must."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / f"train-{name}").write_bytes(FORMATS[name](0, ROWS))
+    shards = find_shards(str(tmp_path / "set"), streaming=True)
+    assert isinstance(shards, FileShards) and shards.names == [str(tmp_path / "set" / f"train-{name}")]
+    assert [item["text"] for _, item in items(shards)] == [f"thing {i}" for i in range(ROWS)]
+
+
+def test_a_card_that_says_how_to_read_is_followed(tmp_path):
+    (tmp_path / "a.csv").write_bytes(lines("tsv")(0, ROWS).replace(b"\t", b";"))
+    (tmp_path / "README.md").write_text(CARD)
+    shards = find_shards(str(tmp_path), streaming=True)
+    assert isinstance(shards, TableShards)
+    whole = items(shards)
+    assert [item["text"] for _, item in whole] == [f"thing {i}" for i in range(ROWS)]
+    assert items(shards, begin=whole[9][0]) == whole[9:]
+
+
+def test_rows_with_an_index_are_read_from_anywhere_on(tmp_path):
+    Dataset(rows_of(0, 200)).cast_column("image", datasets.Image()).save_to_disk(tmp_path / "set")
+    shards = find_shards(str(tmp_path / "set"), streaming=True)
+    assert isinstance(shards, IndexedShards)
+    every = [items(shards, number) for number in range(len(shards.names))]
+    assert [item["text"] for part in every for _, item in part] == [f"thing {i}" for i in range(200)]
+    assert set(every[0][0][1]) == {"__key__", "__source__", "image", "text"}
+    assert every[7][1][1]["image"]["bytes"] == picture(size=(9 + int(every[7][1][1]["text"].split()[1]), 8))
+    for number, (begin, _) in enumerate(every[7]):
+        assert items(shards, 7, begin) == every[7][number:]

@@ -7,7 +7,7 @@ from itertools import islice, takewhile
 
 import pytest
 
-from clipkit.data.sharded import KEY, SOURCE
+from clipkit.data.sharded import KEY, SOURCE, TOP, Begin
 from clipkit.data.skips import Skipped, TooManyUnusable
 from clipkit.data.windows import Consumer, StreamPlace, Windows
 
@@ -20,11 +20,14 @@ class Numbers:
     def __init__(self, sizes):
         self.sizes, self.names, self.read = sizes, [f"s{i}" for i in range(len(sizes))], []
 
-    def parts(self, shard, begin=0, columns=None):
-        for row in range(begin, abs(self.sizes[shard])):
+    def parts(self, shard, begin=TOP, columns=None):
+        for row in range(begin.row, abs(self.sizes[shard])):
             self.read.append((shard, row))
             key = {SOURCE: f"s{shard}", KEY: f"{row}"}
-            yield row, [key if self.sizes[shard] > 0 else Skipped(f"s{shard}", f"{row}", "undecodable", "bad", None)]
+            yield (
+                Begin(0, row),
+                [key if self.sizes[shard] > 0 else Skipped(f"s{shard}", f"{row}", "undecodable", "bad", None)],
+            )
 
 
 def names(found):
@@ -100,9 +103,9 @@ def test_shards_with_nothing_at_all():
 
 def test_a_key_that_comes_twice_in_a_window():
     class Twice(Numbers):
-        def parts(self, shard, begin=0, columns=None):
+        def parts(self, shard, begin=TOP, columns=None):
             for at, items in super().parts(shard, begin):
-                yield at, [{**items[0], KEY: str(at % 6)}]
+                yield at, [{**items[0], KEY: str(at.row % 6)}]
 
     windows = Windows(Twice([12]), window=12)
     found = [one for one, _ in islice(windows.read(), 12)]
@@ -126,7 +129,7 @@ def test_a_window_is_closed_by_its_bytes_too(monkeypatch, columns):
     class Heavy(Numbers):
         image = "image"
 
-        def parts(self, shard, begin=0, columns_=None):
+        def parts(self, shard, begin=TOP, columns_=None):
             for at, items in super().parts(shard, begin):
                 yield at, [{**items[0], **columns}]
 
