@@ -31,7 +31,8 @@ SERVER.set_forkserver_preload(
         "timm",
         "transformers",
         "matplotlib.pyplot",
-        "s3fs",  # which Lightning imports where it is installed
+        "s3fs",  # which Lightning imports where they are installed
+        "gcsfs",
     ]
 )
 

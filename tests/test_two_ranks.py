@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from collections import Counter
 
 import pytest
+from PIL import Image
 
 from clipkit.data import CaptionDataModule, Flip, RandomResizedCrop
 from clipkit.tokens import read_tokenizer
@@ -19,13 +21,28 @@ SIZES = (0, 1, 7, 1000)
 SPEC = InputSpec((16, 16), (0.5,) * 3, (0.5,) * 3, "bilinear", read_tokenizer("emoji"), 8, "longest")
 
 
+def write_damaged(folder, count, damaged):
+    """Captioned pictures, some of them none."""
+    folder.mkdir()
+    for number in range(count):
+        file = io.BytesIO()
+        Image.new("RGB", (16, 16), (20 * number, 0, 0)).save(file, "PNG")
+        (folder / f"{number}.png").write_bytes(b"<html>" if number in damaged else file.getvalue())
+        (folder / f"{number}.txt").write_text(f"red {number}")
+
+
 def test_uneven_shards_over_two_ranks_with_two_workers(tmp_path):
-    """The real command under DDP: both ranks end at the same step, and every row of every shard was trained on."""
+    """The real command under DDP: both ranks end at the same step, and every row of every shard was trained on.
+
+    What is damaged in the validation set is counted over both.
+    """
     write_shards(tmp_path / "uneven", SIZES, 7)
+    write_damaged(tmp_path / "val", 12, (0, 5, 6))
     steps, batch = 20, 100
     words = [
         "--data.train=../uneven/s-{0..3}.tar", "--data.caption=null", "--data.epoch_steps=10", "--data.workers=2",
-        f"--data.batch_size={batch}", "--trainer.max_epochs=2", "--trainer.limit_train_batches=1.0", "--data.val=null",
+        f"--data.batch_size={batch}", "--trainer.max_epochs=2", "--trainer.limit_train_batches=1.0",
+        "--data.val=../val",
         "--trainer.devices=2", "--trainer.strategy=ddp_fork", "--trainer.log_every_n_steps=1",
         "--trainer.callbacks=[{class_path: recorder.Recorder}]", "--metrics=metrics.jsonl",
     ]  # fmt: skip
@@ -33,7 +50,8 @@ def test_uneven_shards_over_two_ranks_with_two_workers(tmp_path):
     runs.finish()
     seen, repeated = Counter(), 0
     for rank in (0, 1):
-        *batches, end = runs.lines(rank)
+        *lines, end = runs.lines(rank)
+        batches = [line for line in lines if "place" in line]  # the others are of validation
         assert [line["place"] for line in batches] == [[epoch, i] for epoch in (0, 1) for i in range(10)]
         assert end["ended"] == steps
         assert {len(line["positions"][1]) for line in batches} == {batch}
@@ -41,7 +59,9 @@ def test_uneven_shards_over_two_ranks_with_two_workers(tmp_path):
         repeated += end["figures"]["data/repeated"]
     assert len(seen) == sum(SIZES)
     assert repeated == 2 * steps * batch - sum(SIZES)
-    assert list(read_history(runs.folder / "metrics.jsonl").curves["data/repeated"].values())[-1] == repeated
+    curves = read_history(runs.folder / "metrics.jsonl").curves
+    assert list(curves["data/repeated"].values())[-1] == repeated
+    assert list(curves["val/skipped_not_an_image"].values()) == [3, 3]
 
 
 WORLDS, WORKERS, STEPS, GLOBAL = (1, 2), (0, 2, 4), 4, 12

@@ -60,7 +60,7 @@ def measure_batch(batch: int, micro_batch: int, rounds: int) -> list[Row]:
 def _tiny() -> DualEncoder:
     """Tiny beside what is trained, but not beside the loss, whose 8 B D operations a sample no splitting saves."""
     torch.manual_seed(0)
-    vision = TimmTower("vit_tiny_patch16_224", image_size=SIZE, timm_kwargs={"depth": 4})
+    vision = TimmTower("vit_tiny_patch16_224", image_size=SIZE)
     text = ClipTextTower(width=64, layers=2, heads=2, context_length=16)
     return DualEncoder(vision, text, partial(ContrastiveHead, embed_dim=64))
 

@@ -16,8 +16,6 @@ from clipkit.data.remote import Retry, expand, open_forwards
 
 from .malformed import members, tar
 
-pytest.importorskip("gcsfs", reason="needs the extra `gs`")
-
 
 class Handler(BaseHTTPRequestHandler):
     """Objects of one bucket: listed, told of, and read in ranges."""
