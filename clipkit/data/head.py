@@ -14,7 +14,7 @@ from datasets import Dataset, Features, IterableDataset, Value
 
 from clipkit.data.reach import Lost
 from clipkit.data.sharded import KEY, SKIPPED, SOURCE, Row, Shards, row_bytes
-from clipkit.data.skips import Skipped
+from clipkit.data.skips import Skipped, Unusable, skipped
 
 __all__ = ["as_dataset", "column_of", "head"]
 
@@ -88,19 +88,31 @@ def as_dataset(shards: Shards) -> IterableDataset:
     if shards.image in features:
         features[shards.image] = datasets.Image(decode=False)
     every = list(range(len(shards.names)))
-    return IterableDataset.from_generator(_rows_of, features, gen_kwargs={"shards": _Every(shards), "numbers": every})
+    kwargs = {"shards": _Every(shards, features), "numbers": every}
+    return IterableDataset.from_generator(_rows_of, features, gen_kwargs=kwargs)
 
 
 class _Every(NamedTuple):
     """The shards as one thing, where the library would deal out the items of a list."""
 
     shards: Shards
+    features: Features
 
 
 def _rows_of(shards: _Every, numbers: Sequence[int]) -> Iterator[Row]:
     for number in numbers:
         for item in _items(shards.shards, number):
-            if isinstance(item, Skipped):
-                yield {KEY: item.key, SOURCE: item.source, SKIPPED: json.dumps(item)}
+            found = item if isinstance(item, Skipped) else _alike(item, shards.features)
+            if isinstance(found, Skipped):
+                yield {KEY: found.key, SOURCE: found.source, SKIPPED: json.dumps(found)}
             else:
-                yield {**item, SKIPPED: None}
+                yield {**found, SKIPPED: None}
+
+
+def _alike(row: Row, features: Features) -> Row | Skipped:
+    """A row; where it is not of the kinds of the first ones, at which the library would end, what to say of it."""
+    try:
+        features.encode_example({name: row.get(name) for name in features})
+    except Exception as error:  # it raises whatever a conversion does
+        return skipped(row[SOURCE], row[KEY], Unusable("bad_value", str(error)), None)
+    return row

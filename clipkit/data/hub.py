@@ -59,8 +59,12 @@ def tars_by_split(builder: DatasetBuilder) -> dict[str, list[str]] | None:
 
 
 def tables_by_split(builder: DatasetBuilder) -> dict[str, list[str]] | None:
-    """The same of files of rows, where the card says nothing of how they are to be read."""
-    if not isinstance(builder, Parquet | Csv | Json | Arrow):
+    """The same of files of rows, where the card says nothing of how they are to be read.
+
+    Of parquet and Arrow it may: what columns are stands in these files, too.
+    """
+    told_within = isinstance(builder, Parquet | Arrow)
+    if not (told_within or (isinstance(builder, Csv | Json) and builder.info.features is None)):
         return None
     files, told, usual = _files(builder), builder.config, type(builder.config)()
     if isinstance(told, CsvConfig) and all(file.endswith(".tsv") for one in files.values() for file in one):

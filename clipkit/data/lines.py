@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
-import glob
 import json
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, islice
-from pathlib import Path
+from itertools import islice
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
-import datasets
 import pyarrow as pa
-from datasets import Features, IterableDataset, Value
+from datasets import Features, Value
 
-from clipkit.data.connections import is_served
+from clipkit.data.by_library import library_features, library_rows, suffix_of
 from clipkit.data.head import column_of
-from clipkit.data.remote import is_remote, open_forwards
+from clipkit.data.remote import open_forwards
 from clipkit.data.sharded import MOST_TEXT, Begin, Row, refuse_missing
 from clipkit.data.skips import Unusable
-from clipkit.data.source import READERS, options_of, quiet
+from clipkit.data.source import options_of
 
-__all__ = ["csv_features", "csv_rows", "json_features", "json_rows", "suffix_of"]
+__all__ = ["csv_features", "csv_rows", "json_features", "json_rows"]
 
 NO_VALUE = {"", "#N/A", "#N/A N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
 NO_VALUE |= {"-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"}
 """What pandas, with which the same file is read by index, takes for no value."""
 FIRST = 1000  # rows, by which kinds are told
+CARRIAGE_RETURN = "a carriage return stands in it; quote it, and let lines end with a line feed"
+MOST_LOOKED_AT = 8 << 20  # bytes of them
 KINDS: dict[str, tuple[Callable[[str], Any], ...]] = {
     "bool": ({"True": True, "TRUE": True, "true": True, "False": False, "FALSE": False, "false": False}.__getitem__,),
     "int64": (int, float),
@@ -62,16 +61,13 @@ def csv_rows(file: str, begin: Begin, features: Features) -> Iterator[tuple[Begi
 
 
 def json_rows(file: str, begin: Begin, features: Features) -> Iterator[tuple[Begin, Row | Unusable]]:
-    """The same of JSON lines; a ``.json`` file that is one array is read by the library, and from its start."""
+    """The same of JSON lines; a file that is one array or object is read by the library, and from its start."""
+    if not begin.byte and _is_one(file):
+        yield from library_rows(file, begin, features)
+        return
     with open_forwards(file, begin=begin.byte) as opened:
-        lines = _json_lines(_Lines(opened, begin.byte))
-        first = next(lines, None)
-        if suffix_of(file) != ".json" or begin.byte or first is None or isinstance(_parsed(first[1]), dict):
-            for at, line in _counted(chain([] if first is None else [first], lines), begin):
-                yield at, _json_row(line, features)
-            return
-    for number, row in enumerate(_library_rows(file, list(features)).skip(begin.within).iter(1), begin.within):
-        yield Begin(0, 0, number), {name: values[0] for name, values in row.items()}
+        for at, line in _counted(_json_lines(_Lines(opened, begin.byte)), begin):
+            yield at, _json_row(line, features)
 
 
 def csv_features(file: str) -> Features:
@@ -84,45 +80,39 @@ def csv_features(file: str) -> Features:
     with open_forwards(file, block=BEGINNING) as opened:
         records = _records(_Lines(opened, 0), separator)
         header = _header(records)
-        rows = [fields for _, fields in islice(records, FIRST) if not isinstance(fields, Unusable)]
+        rows = [fields for fields in _first(records) if not isinstance(fields, Unusable)]
     columns = zip(*(row for row in rows if len(row) == len(header)), strict=True)
     kinds = dict(zip(header, map(_kind, columns), strict=False))  # there may be no rows
     return Features({name: Value(kinds.get(name, "string")) for name in header})
 
 
 def json_features(file: str) -> Features:
-    """The same of JSON lines, and of a ``.json`` file that is one array."""
+    """The same of JSON lines, and of a file that is one array or object."""
+    if _is_one(file):
+        return library_features(file)
     with open_forwards(file, block=BEGINNING) as opened:
-        lines = [line for _, line in islice(_json_lines(_Lines(opened, 0)), FIRST)]
-    if suffix_of(file) == ".json" and lines and not isinstance(_parsed(lines[0]), dict):
-        rows = _library_rows(file)
-        return (rows if rows.features else rows._resolve_features()).features
+        lines = _first(_json_lines(_Lines(opened, 0)))
     good = [row for row in map(_parsed, lines) if isinstance(row, dict)]
     names = dict.fromkeys(name for row in good for name in row)
     arrays = {name: array for name in names if (array := column_of([row.get(name) for row in good])) is not None}
     return Features.from_arrow_schema(pa.table(arrays).schema)
 
 
-def _library_rows(file: str, columns: Sequence[str] | None = None) -> IterableDataset:
-    """A file as the ``datasets`` library streams it; images are not decoded."""
-    suffix = suffix_of(file)
-    options: dict[str, Any] = {**options_of(suffix)}
-    if is_remote(file) and is_served(file):
-        import aiohttp  # a quarter of a second, for those who read from the web
-
-        options["storage_options"] = {
-            "client_kwargs": {"timeout": aiohttp.ClientTimeout(sock_connect=60, sock_read=60)}
-        }
-    name = file if is_remote(file) else glob.escape(file)
-    with quiet():
-        rows = datasets.load_dataset(READERS[suffix], data_files=[name], split="train", streaming=True, **options)
-    assert isinstance(rows, IterableDataset)
-    return rows if columns is None else rows.select_columns(columns)
+def _first(records: Iterator[tuple[int, Any]]) -> list[Any]:
+    return [record for byte, record in islice(records, FIRST) if byte < MOST_LOOKED_AT]
 
 
-def suffix_of(file: str) -> str:
-    """The suffix of a path or an address, lower-case."""
-    return Path(urlsplit(file).path if is_remote(file) else file).suffix.lower()
+def _is_one(file: str) -> bool:
+    """Whether a file is one JSON array or object, and not lines."""
+    with open_forwards(file, block=BEGINNING) as opened:
+        start = opened.read(BEGINNING).removeprefix(codecs.BOM_UTF8).lstrip()
+    line, more, _ = start.partition(b"\n")
+    if not line.startswith(b"["):
+        return line.strip() == b"{"
+    try:
+        return not more or any(isinstance(row, dict) for row in json.loads(line))
+    except ValueError:
+        return True
 
 
 class _LongLine(Unusable):
@@ -133,7 +123,7 @@ class _Lines:
     """The lines of a file as text, and the byte at which the next one begins."""
 
     def __init__(self, file: BinaryIO, at: int) -> None:
-        self.file, self.at = file, at
+        self.file, self.at, self.ended = file, at, False
 
     def __iter__(self) -> _Lines:
         return self
@@ -141,6 +131,7 @@ class _Lines:
     def __next__(self) -> str:
         begin, line = self.at, self._piece()
         if not line:
+            self.ended = True
             raise StopIteration
         if len(line) > MOST_TEXT:
             while line and not line.endswith(b"\n"):
@@ -172,9 +163,12 @@ def _records(lines: _Lines, separator: str) -> Iterator[tuple[int, list[str] | U
         except _LongLine as error:
             yield begin, error
         except csv.Error as error:
-            yield begin, Unusable("bad_text", f"it is no CSV: {error}")
+            told = CARRIAGE_RETURN if str(error).startswith("new-line") else error
+            yield begin, Unusable("bad_text", f"it is no CSV: {told}")
         else:
-            if fields:  # pandas passes over empty lines
+            if lines.ended:  # a line more was asked for
+                yield begin, Unusable("bad_text", "it is no CSV: nothing closes a quote that is opened here")
+            elif len(fields) > 1 or "".join(fields).strip():  # pandas passes over empty lines
                 yield begin, fields
 
 
@@ -188,6 +182,8 @@ def _header(records: Iterator[tuple[int, list[str] | Unusable]]) -> list[str]:
     _, fields = next(records, (0, Unusable("damaged_shard", "it is empty")))
     if isinstance(fields, Unusable):
         raise fields
+    if any(map(_is_foreign, fields)):
+        raise Unusable("bad_text", "its header is not UTF-8")
     names = [name or f"Unnamed: {place}" for place, name in enumerate(fields)]
     before = [names[:place].count(name) for place, name in enumerate(names)]
     return [f"{name}.{count}" if count else name for name, count in zip(names, before, strict=True)]
@@ -198,10 +194,10 @@ def _csv_row(fields: list[str], header: list[str], features: Features) -> Row | 
         message = f"{len(fields)} fields under {len(header)} columns; what has a separator in it must be quoted"
         return Unusable("bad_text", message)
     fields += [""] * (len(header) - len(fields))
-    try:
-        return {name: _csv_value(fields[header.index(name)], kind) for name, kind in features.items()}
-    except UnicodeError:
+    texts = {name: fields[header.index(name)] for name in features}
+    if any(map(_is_foreign, texts.values())):
         return Unusable("bad_text", "it is not UTF-8")
+    return {name: _csv_value(text, features[name]) for name, text in texts.items()}
 
 
 def _kind(texts: Sequence[str]) -> str:
@@ -214,17 +210,26 @@ def _kind(texts: Sequence[str]) -> str:
 
 def _csv_value(text: str, kind: Any) -> Any:
     """What pandas makes of a field, in a column of that kind."""
-    text.encode()
     return None if text in NO_VALUE else _read(text, getattr(kind, "dtype", ""))
 
 
 def _read(text: str, kind: str) -> Any:
-    for read in KINDS.get(kind, ()):
+    plain = text.isascii() and "_" not in text  # Python reads numbers of other scripts, and parted ones
+    for read in KINDS.get(kind, ()) if plain else ():
         try:
             return read(text)
         except (KeyError, ValueError):
             pass  # it is told where the column is used
     return text
+
+
+def _is_foreign(text: str) -> bool:
+    """Whether bytes that are not UTF-8 are kept in it."""
+    try:
+        text.encode()
+    except UnicodeError:
+        return True
+    return False
 
 
 def _json_lines(lines: _Lines) -> Iterator[tuple[int, str | Unusable]]:
@@ -249,11 +254,10 @@ def _json_row(line: str | Unusable, features: Features) -> Row | Unusable:
 def _parsed(line: str | Unusable) -> Row | Unusable:
     if isinstance(line, Unusable):
         return line
-    try:
-        line.encode()
-        row = json.loads(line)
-    except UnicodeError:
+    if _is_foreign(line):
         return Unusable("bad_text", "it is not UTF-8")
+    try:
+        row = json.loads(line)
     except (ValueError, RecursionError) as error:  # the latter where brackets are nested by the thousand
         return Unusable("bad_text", f"it is no JSON: {error}")
     if not isinstance(row, dict):

@@ -95,7 +95,7 @@ class Shards(Protocol):
 
 
 class TableShards(NamedTuple):
-    """What the ``datasets`` library streams, or rows that it has; on from a place it reads again what lies before.
+    """What the ``datasets`` library alone can stream; on from a place it reads again what lies before.
 
     Attributes:
         rows: The data set; images are not decoded.

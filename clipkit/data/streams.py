@@ -10,11 +10,10 @@ from datasets import Dataset, IterableDataset
 from clipkit.data.columns import find_images
 from clipkit.data.head import as_dataset
 from clipkit.data.hub import hub_builder, is_hub_id, tables_by_split, tars_by_split
-from clipkit.data.lines import suffix_of
 from clipkit.data.remote import is_remote, public_name
 from clipkit.data.sharded import IndexedShards, TableShards
 from clipkit.data.source import READERS, load_rows, name_and_split, pick, quiet, refuse_split
-from clipkit.data.tables import FileShards, file_shards
+from clipkit.data.tables import FileShards, are_alike, file_shards
 from clipkit.data.tar_shards import IMAGE_MEMBERS, TarShards
 from clipkit.data.tars import find_tars, matching, refuse_packed
 from clipkit.types import ArgumentError
@@ -132,7 +131,7 @@ def _tables(name: str, chosen: str | None, split: str, image: str | None) -> Fil
         return rows_as_shards(load_rows(f"{name}:{chosen}" if chosen else name, split, image), name, image)
     builder = datasets.load_dataset_builder(str(path)) if path.is_dir() else hub_builder(name)
     files = pick(tables, name, chosen, split) if (tables := tables_by_split(builder)) else []
-    if files and {suffix_of(file) for file in files} <= set(READERS):
+    if are_alike(files):
         return file_shards(files, image)
     rows = pick(builder.as_streaming_dataset(), name, chosen, split)
     # Of CSV and JSON the kinds are those of the first rows, which those that follow need not be of.

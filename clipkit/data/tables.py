@@ -8,17 +8,18 @@ from typing import NamedTuple
 
 from datasets import Dataset, Features
 
+from clipkit.data.by_library import suffix_of
 from clipkit.data.columnar import arrow_features, arrow_rows, parquet_features, parquet_rows
 from clipkit.data.columns import find_images
 from clipkit.data.connections import in_one_line
-from clipkit.data.lines import csv_features, csv_rows, json_features, json_rows, suffix_of
+from clipkit.data.lines import csv_features, csv_rows, json_features, json_rows
 from clipkit.data.reach import Lost
 from clipkit.data.remote import is_remote, public_name
 from clipkit.data.sharded import KEY, SOURCE, TOP, Begin, Row, image_in
 from clipkit.data.skips import Skipped, Unusable, reason_of, skipped
 from clipkit.types import ArgumentError
 
-__all__ = ["FileShards", "file_shards"]
+__all__ = ["FileShards", "are_alike", "file_shards"]
 
 MOST_TRIED = 100  # of the first files, to learn what the columns are
 
@@ -72,6 +73,12 @@ class FileShards(NamedTuple):
         return {KEY: key, SOURCE: name, **row, **image}
 
 
+def are_alike(files: Sequence[str]) -> bool:
+    """Whether all files are of one kind that is read here."""
+    kinds = {KINDS.get(suffix_of(file)) for file in files}
+    return len(kinds) == 1 and None not in kinds
+
+
 def file_shards(files: Sequence[str], image: str | None) -> FileShards:
     """Files as shards; columns are those of the first that can be read.
 
@@ -82,11 +89,9 @@ def file_shards(files: Sequence[str], image: str | None) -> FileShards:
     Raises:
         ArgumentError: For ``train``, where the files are of several kinds, or none of the first can be read.
     """
-    suffixes = {suffix_of(file) for file in files}
-    if len(suffixes) > 1 or not suffixes <= set(KINDS):
-        raise ArgumentError(
-            "train", f"{', '.join(sorted(suffixes))}: give files of one of the kinds .tar, {', '.join(KINDS)}"
-        )
+    if not are_alike(files):
+        given = ", ".join(sorted({suffix_of(file) for file in files}))
+        raise ArgumentError("train", f"{given}: give files of one of the kinds .tar, {', '.join(KINDS)}")
     lost, failed = Lost(), []
     for file in files[:MOST_TRIED]:
         try:

@@ -31,13 +31,14 @@ class TrackValidation(pl.Callback):
     def __init__(self) -> None:
         super().__init__()
         self.skipped: dict[str, int] = {}
+        self._before: list[Skipped] = []
         self._found: dict[Skipped, None] = {}  # in the order in which they were met
         self._told = False
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start anew, with what was left out beforehand."""
         before = getattr(trainer.datamodule, "val_left_out", ())  # type: ignore[attr-defined]  # Lightning sets it
-        self._found = dict.fromkeys(before)
+        self._before, self._found = list(before), {}
 
     def on_validation_batch_end(
         self,
@@ -57,7 +58,7 @@ class TrackValidation(pl.Callback):
         """Add up, log, and say it once."""
         if trainer.sanity_checking:
             return
-        every = list(dict.fromkeys(chain.from_iterable(gather_objects(list(self._found)))))
+        every = [*self._before, *dict.fromkeys(chain.from_iterable(gather_objects(list(self._found))))]
         self.skipped = dict(Counter(one.reason for one in every))
         figures = {f"val/skipped_{reason}": float(count) for reason, count in self.skipped.items()}
         pl_module.log_dict(figures, batch_size=1, sync_dist=True)  # the same on all ranks; without, Lightning warns

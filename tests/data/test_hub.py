@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipkit.data import CaptionDataModule, load_rows, unpack_skips
+from clipkit.data.sharded import TableShards
 from clipkit.data.streams import find_shards, load_stream
 from clipkit.types import ArgumentError
 
@@ -197,3 +198,29 @@ def test_files_have_no_splits(own_folder, name):
     if name == "rows.parquet":
         with pytest.raises(ArgumentError, match=r"names files, none of which is a split 'val'"):
             load_rows(f"{name}:val")
+
+
+COLUMNS = {"pic": "image", "text": "string", "label": "string"}
+SEMICOLONS = "---\nconfigs:\n- config_name: default\n  data_files: '*.csv'\n  sep: ';'\n---\n"
+ROWS = 24
+
+
+def test_a_card_that_says_what_columns_are_is_followed(tmp_path):
+    (tmp_path / "train.csv").write_text("pic,text,label\n0.png,a,0\n")
+    told = "".join(f"  - name: {name}\n    dtype: {kind}\n" for name, kind in COLUMNS.items())
+    (tmp_path / "README.md").write_text(f"---\ndataset_info:\n  features:\n{told}---\n")
+    shards = find_shards(str(tmp_path), streaming=True)
+    assert shards.image == "pic"
+    ((_, (row,)),) = shards.parts(0)
+    assert row["label"] == "0"
+
+
+def test_a_card_that_says_how_to_read_is_followed(tmp_path):
+    rows = "".join(f"{i}.png;thing {i};\n" for i in range(ROWS))
+    (tmp_path / "a.csv").write_text(f"filepath;text;empty\n{rows}")
+    (tmp_path / "README.md").write_text(SEMICOLONS)
+    shards = find_shards(str(tmp_path), streaming=True)
+    assert isinstance(shards, TableShards)
+    whole = list(shards.parts(0))
+    assert [row["text"] for _, (row,) in whole] == [f"thing {i}" for i in range(ROWS)]
+    assert list(shards.parts(0, whole[9][0])) == whole[9:]

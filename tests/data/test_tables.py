@@ -14,7 +14,7 @@ import pytest
 from datasets import Dataset
 
 from clipkit.data import CaptionDataModule
-from clipkit.data.sharded import KEY, TOP, Begin, IndexedShards, TableShards
+from clipkit.data.sharded import KEY, TOP, Begin, IndexedShards
 from clipkit.data.skips import Skipped
 from clipkit.data.streams import find_shards
 from clipkit.data.tables import FileShards, file_shards
@@ -250,9 +250,6 @@ def test_kinds_that_do_not_go_together():
         file_shards(["a.csv", "b.parquet"], None)
 
 
-CARD = "---\nconfigs:\n- config_name: default\n  data_files: '*.csv'\n  sep: ';'\n---\n"
-
-
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_folder_of_files_of_rows_is_their_files(tmp_path, name):
     """As a data set of the hub is; only where a card says how to read them, the library must."""
@@ -263,14 +260,12 @@ def test_a_folder_of_files_of_rows_is_their_files(tmp_path, name):
     assert [item["text"] for _, item in items(shards)] == [f"thing {i}" for i in range(ROWS)]
 
 
-def test_a_card_that_says_how_to_read_is_followed(tmp_path):
-    (tmp_path / "a.csv").write_bytes(lines("tsv")(0, ROWS).replace(b"\t", b";"))
-    (tmp_path / "README.md").write_text(CARD)
+def test_json_lines_by_both_their_names(tmp_path):
+    (tmp_path / "train-a.json").write_bytes(lines("jsonl")(0, 4))
+    (tmp_path / "train-b.jsonl").write_bytes(lines("jsonl")(4, 9))
     shards = find_shards(str(tmp_path), streaming=True)
-    assert isinstance(shards, TableShards)
-    whole = items(shards)
-    assert [item["text"] for _, item in whole] == [f"thing {i}" for i in range(ROWS)]
-    assert items(shards, begin=whole[9][0]) == whole[9:]
+    texts = [item["text"] for number in range(2) for _, item in items(shards, number)]
+    assert texts == [f"thing {i}" for i in range(9)]
 
 
 def test_rows_with_an_index_are_read_from_anywhere_on(tmp_path):
