@@ -13,6 +13,7 @@ import uuid
 import fsspec
 import pytest
 import torch
+from fsspec.registry import _registry as opened
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from clipkit.data.remote import Retry, expand, is_remote, open_forwards, public_name
@@ -320,6 +321,8 @@ def test_braces_need_no_server():
 
 def test_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
+    for scheme in ("gs", "gcs"):  # which another test may have opened
+        monkeypatch.delitem(opened, scheme, raising=False)
     assert refused("gs://bucket/a-{0..3}.tar").endswith("not installed: pip install clipkit-experiments[gs]")
     with pytest.raises(ArgumentError, match=re.escape("clipkit-experiments[gs]")):
         open_forwards("gcs://bucket/a.tar")
