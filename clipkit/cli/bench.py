@@ -55,6 +55,9 @@ SUBJECTS = {
 }
 
 
+AGAINST = "what `data` is to be measured beside; `loss` and `step` always are, `batch` and `overhead` have other sides"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's subjects."""
     subcommands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
@@ -62,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         sentence = f"Measure {subject.sentence}."
         declared = subcommands.add_parser(name, help=subject.sentence, description=sentence, allow_abbrev=False)
         subject.add_arguments(declared)
-        declared.add_argument("--against", choices=["open_clip"], help="measure this beside, in turn")
+        declared.add_argument("--against", choices=["open_clip"], help=AGAINST)
         declared.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
 
 

@@ -208,11 +208,11 @@ class _Pairs(torch.autograd.Function):
             by_bias = torch.zeros_like(total)
             for strip in block.strips():
                 logits, positive = strip.logits.add_(bias.to(block.dtype)), _positive(strip, concepts)
-                logits[positive] *= -1  # what is small for a pair that is told right
+                _negate(logits, positive)  # what is small for a pair that is told right
                 total += softplus_exact(logits).sum()
                 if any(wanted):
                     gradient = torch.sigmoid(logits, out=block.spare[: len(logits)])
-                    gradient[positive] *= -1
+                    _negate(gradient, positive)
                     by_bias += gradient.sum()
                     found.add(strip, gradient)
             by_scale = found.by_scale()
@@ -230,6 +230,14 @@ class _Pairs(torch.autograd.Function):
 
 def _positive(strip: _Strip, concepts: tuple[Tensor, Tensor] | None) -> Any:
     return strip.own if concepts is None else concepts[0][strip.rows, None] == concepts[1]
+
+
+def _negate(values: Tensor, which: Any) -> None:
+    """Change signs in place, by places or by a mask; to index by a mask is slow, and on a GPU waits for the device."""
+    if isinstance(which, Tensor):
+        torch.where(which, -values, values, out=values)
+    else:
+        values[which] *= -1
 
 
 def _logsumexp(logits: Tensor, axis: int, spare: Tensor) -> Tensor:

@@ -75,6 +75,15 @@ def test_a_large_batch_goes_in_strips_by_itself(both):
     assert calls.get_total_flops() == (8 if theirs.__class__ is not SigLipLoss else 6) * 3000**2 * 8
 
 
+def test_a_small_batch_is_made_at_once(both):
+    ours, _ = both
+    leaves = make_leaves(64, 8, dtype=torch.float32)
+    calls = FlopCounterMode(display=False)
+    with calls:
+        found(ours, leaves)
+    assert calls.get_total_flops() == 6 * 64**2 * 8
+
+
 @pytest.mark.parametrize("frozen", ["image", "text", "both"])
 def test_a_frozen_side_costs_nothing_and_changes_nothing(both, frozen):
     every, fewer = make_leaves(), make_leaves()

@@ -228,7 +228,8 @@ def test_weights_averaged_by_lightnings_own_callback(make_model, batches, tmp_pa
     assert not torch.allclose(loaded, snapshots[-1])
 
 
-def test_a_compiled_model_trains_alike_without_graph_breaks(make_model, batches, monkeypatch, tmp_path):
+@pytest.mark.parametrize("rows", [None, 3])
+def test_a_compiled_model_trains_alike_without_graph_breaks(make_model, batches, monkeypatch, tmp_path, rows):
     compiled = []
 
     def compile_whole(self, **_: Any) -> None:
@@ -238,7 +239,7 @@ def test_a_compiled_model_trains_alike_without_graph_breaks(make_model, batches,
     monkeypatch.setattr(nn.Module, "compile", compile_whole)
     model = make_model()
     other = copy.deepcopy(model)
-    trainer, recorder = fit(task_of(model, compile=True), batches[:3])
+    trainer, recorder = fit(task_of(model, compile=True, micro_batch_size=rows), batches[:3])
     assert compiled == [model]
     assert recorder.losses == pytest.approx(fit(task_of(other), batches[:3])[1].losses, rel=1e-4)
     trainer.save_checkpoint(tmp_path / "compiled.ckpt")
