@@ -13,30 +13,17 @@ from datasets.table import table_cast
 
 from clipkit.data.by_library import library_features, library_rows
 from clipkit.data.seekable import open_seekable
-from clipkit.data.sharded import Begin, Row, refuse_missing
+from clipkit.data.sharded import ROWS, Begin, Row, refuse_missing
 from clipkit.data.skips import Unusable
 
 __all__ = ["arrow_features", "arrow_rows", "parquet_features", "parquet_rows"]
 
 BLOCK = 1 << 16  # bytes
-ROWS = 64  # that are made of a row group or a record batch at a time
 MAGIC = b"ARROW1\0\0"  # before the stream, where a file has its index at its end
 
 
 def parquet_rows(file: str, begin: Begin, features: Features) -> Iterator[tuple[Begin, Row | Unusable]]:
-    """The rows from one on; of what lies before, no more is read than is in its row group.
-
-    Args:
-        file: Path or address.
-        begin: Where to begin.
-        features: Of the columns to read.
-
-    Returns:
-        Where each row begins, and the row, or why there is none.
-
-    Raises:
-        Unusable: Where a column is missing; and whatever reading raises.
-    """
+    """See :class:`clipkit.data.sharded.ReadRows`; of what lies before, no more is read than is in its row group."""
     passed = begin.row + begin.within
     with open_seekable(file) as opened:
         parquet = pq.ParquetFile(opened)

@@ -38,19 +38,7 @@ csv.field_size_limit(MOST_TEXT)  # 128 KB by default
 
 
 def csv_rows(file: str, begin: Begin, features: Features) -> Iterator[tuple[Begin, Row | Unusable]]:
-    """The rows of a CSV or TSV file from a place on; of what lies before, only the header is read.
-
-    Args:
-        file: Path or address.
-        begin: Where to begin.
-        features: Of the columns to read.
-
-    Returns:
-        Where each row begins, and the row, or why there is none.
-
-    Raises:
-        Unusable: Where a column is missing; and whatever reading raises.
-    """
+    """See :class:`clipkit.data.sharded.ReadRows`; of what lies before in a CSV or TSV file, only the header is read."""
     separator = options_of(suffix_of(file)).get("sep", ",")
     with open_forwards(file, begin=begin.byte) as opened:
         records = _records(_Lines(opened, begin.byte), separator)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, Features, IterableDataset
 
 from clipkit.data.connections import in_one_line
 from clipkit.data.remote import is_remote, public_name
@@ -19,6 +19,7 @@ __all__ = [
     "TOP",
     "Begin",
     "IndexedShards",
+    "ReadRows",
     "Row",
     "Shards",
     "TableShards",
@@ -69,6 +70,25 @@ class Begin(NamedTuple):
 
 
 TOP = Begin()
+
+
+class ReadRows(Protocol):
+    """Reads the rows of a file of one kind."""
+
+    def __call__(self, file: str, begin: Begin, features: Features) -> Iterator[tuple[Begin, Row | Unusable]]:
+        """The rows from a place on, and as little as can be of what lies before.
+
+        Args:
+            file: Path or address.
+            begin: Where to begin.
+            features: Of the columns to read.
+
+        Returns:
+            Where each row begins, and the row, or why there is none.
+
+        Raises:
+            Unusable: Where a column is missing; and whatever reading raises.
+        """
 
 
 class Shards(Protocol):

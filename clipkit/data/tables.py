@@ -15,7 +15,7 @@ from clipkit.data.connections import in_one_line
 from clipkit.data.lines import csv_features, csv_rows, json_features, json_rows
 from clipkit.data.reach import Lost
 from clipkit.data.remote import is_remote, public_name
-from clipkit.data.sharded import KEY, SOURCE, TOP, Begin, Row, image_in
+from clipkit.data.sharded import KEY, SOURCE, TOP, Begin, ReadRows, Row, image_in
 from clipkit.data.skips import Skipped, Unusable, reason_of, skipped
 from clipkit.types import ArgumentError
 
@@ -28,7 +28,7 @@ class _Kind(NamedTuple):
     """How a kind of file is read: its columns, and its rows from a place on."""
 
     features: Callable[[str], Features]
-    rows: Callable[[str, Begin, Features], Iterator[tuple[Begin, Row | Unusable]]]
+    rows: ReadRows
 
 
 CSV, JSON = _Kind(csv_features, csv_rows), _Kind(json_features, json_rows)
