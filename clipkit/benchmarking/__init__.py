@@ -11,10 +11,11 @@ from clipkit.benchmarking.open_clip import OpenClip
 from clipkit.benchmarking.overhead import measure_loading, measure_loops, measure_start
 from clipkit.benchmarking.pictures import photograph_files
 from clipkit.benchmarking.rows import Row, as_json
-from clipkit.benchmarking.step import ARCHITECTURES, measure_steps
+from clipkit.benchmarking.step import ARCHITECTURES, PRECISIONS, largest_batch, measure_steps
 
 __all__ = [
     "ARCHITECTURES",
+    "PRECISIONS",
     "MemoryEstimate",
     "OpenClip",
     "Rival",
@@ -23,6 +24,7 @@ __all__ = [
     "as_json",
     "compare",
     "estimate_memory",
+    "largest_batch",
     "measure_batch",
     "measure_loading",
     "measure_loops",

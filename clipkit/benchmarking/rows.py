@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from clipkit.benchmarking.timing import Ratio, interleaved, ratio
 
-__all__ = ["Row", "as_json", "from_seconds", "in_turn", "quotient"]
+__all__ = ["Row", "as_json", "from_seconds", "in_turn", "quotient", "rate"]
 
 
 class Row(NamedTuple):
@@ -42,6 +42,13 @@ def from_seconds(what: str, base: str, taken: Mapping[str, list[float]]) -> Row:
     """The row of two sides that were timed, ``theirs`` and ``ours``."""
     theirs, ours = (1000 * statistics.median(taken[side]) for side in ("theirs", "ours"))
     return Row(what, base, theirs, ours, "ms", ratio(taken["ours"], taken["theirs"]))
+
+
+def rate(row: Row, images: int) -> Row:
+    """Milliseconds of a step on so many images as images a second."""
+    share = Ratio(1 / row.share.median, 1 / row.share.most, 1 / row.share.least)
+    theirs, ours = (1000 * images / milliseconds for milliseconds in (row.theirs, row.ours))
+    return Row(row.what, row.base, theirs, ours, "images/s", share)
 
 
 def quotient(what: str, base: str, theirs: float, ours: float, unit: str) -> Row:

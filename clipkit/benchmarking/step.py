@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from clipkit.benchmarking.rows import Row, from_seconds
+from clipkit.benchmarking.rows import Row, from_seconds, rate
 from clipkit.benchmarking.timing import interleaved
 from clipkit.functional import info_nce
 from clipkit.heads import ContrastiveHead
@@ -22,7 +23,9 @@ from clipkit.optim import parameter_groups
 from clipkit.towers import ClipTextTower, TimmTower
 from clipkit.types import ImageTextBatch
 
-__all__ = ["ARCHITECTURES", "Steps", "measure_steps", "steps_of"]
+__all__ = ["ARCHITECTURES", "PRECISIONS", "Steps", "largest_batch", "measure_steps", "steps_of"]
+
+PRECISIONS = ("fp32", "bf16")
 
 WORDS = ["a", "the", "photo", "of", "red", "small", "dog", "two", "cats", "on", "table", "house", "near", "water"]
 
@@ -70,6 +73,7 @@ def steps_of(architecture: Architecture, batch: int, precision: str, device: str
 
     Raises:
         ModuleNotFoundError: Where open_clip_torch is not installed.
+        RuntimeError: Where their losses in fp32 differ by more than 1e-4, so that comparing them means nothing.
     """
     import open_clip
     from open_clip.loss import ClipLoss
@@ -89,9 +93,6 @@ def steps_of(architecture: Architecture, batch: int, precision: str, device: str
         images, tokens[:, :longest], mask[:, :longest], torch.arange(batch), torch.arange(batch), {}
     ).to(device)
     pixels, tokens, loss = pixels.to(device), tokens.to(device), ClipLoss()
-    if compile:
-        theirs.compile()
-        ours.compile()
 
     def open_clip_loss() -> Tensor:
         out: Tensor = loss(*theirs(pixels, tokens))
@@ -105,31 +106,34 @@ def steps_of(architecture: Architecture, batch: int, precision: str, device: str
         "theirs": (theirs, open_clip_loss),
         "ours": (ours, clipkit_loss),
     }
+    _refuse_other_losses({name: forward for name, (_, forward) in sides.items()})
+    if compile:
+        theirs.compile()
+        ours.compile()
     return {name: Steps(model, _step(model, forward, precision, device)) for name, (model, forward) in sides.items()}
 
 
-def measure_steps(name: str, batch: int, rounds: int, compile: bool) -> list[Row]:
-    """Time steps in fp32 and bf16, all four in turn; the loss of both sides is the same before any step.
+def measure_steps(name: str, batch: int, rounds: int, compile: bool, precisions: Sequence[str]) -> list[Row]:
+    """Time steps in some precisions, all in turn; the loss of both sides is the same before any step.
 
     Args:
         name: Of :data:`ARCHITECTURES`.
         batch: Pairs a step.
         rounds: Steps timed on each side.
         compile: Whether both models are compiled.
+        precisions: Of :data:`PRECISIONS`. All models are in memory at once: with one of them, larger batches fit.
 
     Returns:
-        fp32 and bf16 beside open_clip's in the same precision, and bf16 beside open_clip's fp32.
+        For each, time and images a second beside open_clip's in the same; with both, bf16 beside open_clip's fp32 too.
 
     Raises:
-        RuntimeError: Where the losses differ by more than 1e-4, so that the comparison means nothing.
+        RuntimeError: As :func:`steps_of` does.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device()
     sides: dict[str, Callable[[], None]] = {}
-    for precision in ("fp32", "bf16"):
+    for precision in precisions:
         both = steps_of(ARCHITECTURES[name], batch, precision, device, compile)
         sides |= {f"{side} {precision}": partial(_timed, steps, device) for side, steps in both.items()}
-        if precision == "fp32":
-            _refuse_other_losses({side: float(steps.run().detach()) for side, steps in both.items()})
     taken = interleaved(sides, rounds)
     shape = f"{name}, batch {batch}{', compiled' if compile else ''}"
 
@@ -137,7 +141,25 @@ def measure_steps(name: str, batch: int, rounds: int, compile: bool) -> list[Row
         pair = {"theirs": taken[f"theirs {theirs}"], "ours": taken[f"ours {ours}"]}
         return from_seconds(f"{shape}, {ours}", f"open_clip {theirs}", pair)
 
-    return [row("fp32", "fp32"), row("bf16", "bf16"), row("fp32", "bf16")]
+    alike = [row(precision, precision) for precision in precisions]
+    mixed = [row("fp32", "bf16")] if set(PRECISIONS) <= set(precisions) else []
+    return [*alike, *mixed, *(rate(one, batch) for one in alike)]
+
+
+def largest_batch(name: str, compile: bool, precisions: Sequence[str]) -> int:
+    """The largest power of two, from 64, of which both sides make a step on the GPU there is.
+
+    Raises:
+        torch.OutOfMemoryError: Where 64 are too many.
+    """
+    batch = 64
+    _try(name, batch, compile, precisions)
+    while True:
+        try:
+            _try(name, 2 * batch, compile, precisions)
+        except torch.OutOfMemoryError:
+            return batch
+        batch *= 2
 
 
 def clipkit_model(architecture: Architecture, theirs: Any) -> DualEncoder:
@@ -212,12 +234,29 @@ def _step(model: nn.Module, forward: Callable[[], Tensor], precision: str, devic
     return run
 
 
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _try(name: str, batch: int, compile: bool, precisions: Sequence[str]) -> None:
+    gc.collect()  # what the last one left in circles
+    torch.cuda.empty_cache()
+    every = [steps_of(ARCHITECTURES[name], batch, precision, _device(), compile) for precision in precisions]
+    for _ in range(2):  # the first step makes the optimiser's state, which the second has beside its activations
+        for both in every:
+            for steps in both.values():
+                steps.run()
+
+
 def _timed(steps: Steps, device: str) -> None:
     steps.run()
     if device != "cpu":
         torch.cuda.synchronize()
 
 
-def _refuse_other_losses(losses: dict[str, float]) -> None:
+@torch.no_grad()
+def _refuse_other_losses(forwards: Mapping[str, Callable[[], Tensor]]) -> None:
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        losses = {name: float(forward()) for name, forward in forwards.items()}
     if not math.isclose(losses["theirs"], losses["ours"], abs_tol=1e-4):
         raise RuntimeError(f"the models are not the same: their losses are {losses}")

@@ -53,19 +53,28 @@ def measure_loss(args: argparse.Namespace) -> dict[str, Any]:
 def add_step_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare ``clipkit bench step``."""
     parser.add_argument("--model", default="ViT-S-32-alt", help="open_clip's name of the architecture (ViT-S-32-alt)")
-    parser.add_argument("--batch", metavar="B", type=int, default=64, help="pairs a step (64)")
+    largest = "pairs a step (64), or `largest`: the power of two that fits on the GPU on both sides"
+    parser.add_argument("--batch", metavar="B", type=_batch, default=64, help=largest)
+    one = "fp32 or bf16 alone (both); with one of them, larger batches fit"
+    parser.add_argument("--precision", metavar="P", choices=["fp32", "bf16"], help=one)
     parser.add_argument("--compile", action="store_true", help="compile both models")
     _add_rounds(parser, 7)
 
 
 def measure_step(args: argparse.Namespace) -> dict[str, Any]:
     """Figures of a step; it is always held against open_clip's."""
-    from clipkit.benchmarking import ARCHITECTURES, measure_steps
+    import torch
 
-    _at_least(args, 1, "rounds", "batch")
+    from clipkit.benchmarking import ARCHITECTURES, PRECISIONS, largest_batch, measure_steps
+
+    _at_least(args, 1, "rounds")
     if args.model not in ARCHITECTURES:
         raise ConfigError(f"--model {args.model} is not one of {', '.join(ARCHITECTURES)}.")
-    return _figures(args, measure_steps(args.model, args.batch, args.rounds, args.compile))
+    if args.batch is None and not torch.cuda.is_available():
+        raise ConfigError("--batch largest is for a GPU, whose memory says when it is full; there is none here.")
+    precisions = PRECISIONS if args.precision is None else (args.precision,)
+    batch = args.batch or largest_batch(args.model, args.compile, precisions)
+    return _figures(args, measure_steps(args.model, batch, args.rounds, args.compile, precisions))
 
 
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +105,8 @@ def add_overhead_arguments(parser: argparse.ArgumentParser) -> None:
     loaded = "experiment whose steps are timed on loaded batches (emoji)"
     parser.add_argument("--experiment", metavar="NAME", default="emoji", help=loaded)
     parser.add_argument("--batch", metavar="B", type=int, help="its data.batch_size, if another")
+    loaded_steps = "of them that are timed a round (10)"
+    parser.add_argument("--loaded-steps", metavar="N", type=int, default=10, help=loaded_steps)
     _add_rounds(parser, 5)
 
 
@@ -106,15 +117,11 @@ def measure_overhead(args: argparse.Namespace) -> dict[str, Any]:
     from clipkit.cli.session import default_callbacks, quiet
     from clipkit.tracking import MLflowLogger
 
-    _at_least(args, 1, "rounds", "steps")
+    _at_least(args, 1, "rounds", "steps", "loaded_steps")
     quiet()
     warnings.filterwarnings("ignore", ".*have no `val_dataloader`.*")
     with tempfile.TemporaryDirectory() as folder:
-        plain = [
-            f"--trainer.default_root_dir={folder}",
-            "--trainer.logger=false",
-            "--trainer.enable_progress_bar=false",
-        ]
+        plain = [f"--trainer.default_root_dir={folder}", "--trainer.logger=false"]
         batch = [] if args.batch is None else [f"--data.batch_size={args.batch}"]
         experiment = load_experiment([args.experiment], [*plain, "--data.workers=1", *batch])
 
@@ -126,7 +133,7 @@ def measure_overhead(args: argparse.Namespace) -> dict[str, Any]:
 
         rows = measure_loops(watched, args.steps, args.rounds)
         task, data, _ = experiment.build()
-        rows.append(measure_loading(experiment.name, task, data, args.rounds, max(2, args.steps // 200)))
+        rows.append(measure_loading(experiment.name, task, data, args.rounds, args.loaded_steps))
     rows.append(measure_start(EMOJI, args.rounds))
     return _figures(args, rows)
 
@@ -163,7 +170,16 @@ def _add_rounds(parser: argparse.ArgumentParser, rounds: int) -> None:
     parser.add_argument("--rounds", metavar="N", type=int, default=rounds, help=f"medians of so many ({rounds})")
 
 
+def _batch(given: str) -> int | None:
+    """Pairs a step; None for the most that fit."""
+    if given == "largest":
+        return None
+    if not given.isdecimal() or not int(given):
+        raise argparse.ArgumentTypeError(f"{given} is neither `largest` nor a number above 0")
+    return int(given)
+
+
 def _at_least(args: argparse.Namespace, least: int, *names: str) -> None:
     for name in names:
         if getattr(args, name) < least:
-            raise ConfigError(f"--{name} {getattr(args, name)} is not at least {least}.")
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(args, name)} is not at least {least}.")

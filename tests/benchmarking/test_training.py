@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from clipkit.benchmarking.overhead import LIBRARIES, measure_start
-from clipkit.benchmarking.rows import Row, from_seconds, quotient
-from clipkit.benchmarking.step import ARCHITECTURES, steps_of
+from clipkit.benchmarking.rows import Row, from_seconds, quotient, rate
+from clipkit.benchmarking.step import ARCHITECTURES, Steps, clipkit_model, largest_batch, steps_of
 from clipkit.cli import main
 
 
@@ -42,11 +43,56 @@ def test_loss(tmp_path, capsys):
 
 def test_step(tmp_path, capsys):
     figures, _ = figures_of(["step", "--batch", "2"], tmp_path, capsys)
-    assert [(row["base"], row["what"].split(", ")[-1]) for row in figures["rows"]] == [
-        ("open_clip fp32", "fp32"),
-        ("open_clip bf16", "bf16"),
-        ("open_clip fp32", "bf16"),
+    assert [(row["base"], row["what"].split(", ")[-1], row["unit"]) for row in figures["rows"]] == [
+        ("open_clip fp32", "fp32", "ms"),
+        ("open_clip bf16", "bf16", "ms"),
+        ("open_clip fp32", "bf16", "ms"),
+        ("open_clip fp32", "fp32", "images/s"),
+        ("open_clip bf16", "bf16", "images/s"),
     ]
+    times, rates = figures["rows"][0], figures["rows"][3]
+    assert rates["ours"] == pytest.approx(2 * 1000 / times["ours"])
+
+
+def test_step_in_one_precision(tmp_path, capsys):
+    figures, _ = figures_of(["step", "--batch", "2", "--precision", "bf16"], tmp_path, capsys)
+    assert [(row["base"], row["unit"]) for row in figures["rows"]] == [
+        ("open_clip bf16", "ms"),
+        ("open_clip bf16", "images/s"),
+    ]
+
+
+def test_the_largest_batch_is_the_last_that_both_sides_take(monkeypatch):
+    tried = []
+
+    def steps(architecture, batch, *_):
+        def run(most):
+            tried.append(batch)
+            if batch > most:
+                raise torch.OutOfMemoryError(f"{batch} are too many")
+
+        return {"theirs": Steps(None, lambda: run(600)), "ours": Steps(None, lambda: run(300))}
+
+    monkeypatch.setattr("clipkit.benchmarking.step.steps_of", steps)
+    assert largest_batch("ViT-B-32", False, ["bf16"]) == 256
+    assert sorted(set(tried)) == [64, 128, 256, 512]
+
+
+def test_the_largest_batch_is_not_looked_for_without_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["bench", "step", "--batch", "largest"]) == 2
+    assert "--batch largest is for a GPU, whose memory says when it is full" in capsys.readouterr().err
+
+
+def test_other_weights_are_refused(monkeypatch):
+    def other(architecture, theirs):
+        model = clipkit_model(architecture, theirs)
+        torch.nn.init.zeros_(model.head.image.weight)
+        return model
+
+    monkeypatch.setattr("clipkit.benchmarking.step.clipkit_model", other)
+    with pytest.raises(RuntimeError, match=r"the models are not the same: their losses are .*theirs"):
+        steps_of(ARCHITECTURES["ViT-S-32-alt"], 4, "bf16", "cpu", False)
 
 
 def test_both_sides_of_a_step_have_the_same_loss_and_gradients():
@@ -67,9 +113,10 @@ def test_batch(tmp_path, capsys):
 def test_overhead(tmp_path, capsys, monkeypatch):
     start = quotient("start", "its imports", 1.0, 2.0, "ms")
     monkeypatch.setattr("clipkit.benchmarking.measure_start", lambda words, rounds: start)
-    figures, _ = figures_of(["overhead", "--steps", "20", "--batch", "16"], tmp_path, capsys)
+    figures, _ = figures_of(["overhead", "--steps", "20", "--batch", "16", "--loaded-steps", "2"], tmp_path, capsys)
     assert [row["base"] for row in figures["rows"]] == [
         "Lightning",
+        "a loop by hand",
         "a loop by hand",
         "on batches in memory",
         "its imports",
@@ -91,6 +138,8 @@ def test_the_start_ends_with_the_first_step():
         (["loss", "--rounds", "0"], "--rounds 0 is not at least 1"),
         (["loss", "--batches", "0"], "--batches 0 is not at least 1"),
         (["step", "--model", "ViT-H"], "--model ViT-H is not one of ViT-S-32-alt, ViT-B-32"),
+        (["step", "--batch", "0"], "--batch: 0 is neither `largest` nor a number above 0"),
+        (["overhead", "--loaded-steps", "0"], "--loaded-steps 0 is not at least 1"),
         (["batch", "--micro-batch", "1"], "--micro-batch 1 is not between 2 and --batch 32768"),
         (["overhead", "--step", "5"], "--step"),
         (["lose"], "there is no lose. Did you mean loss?"),
@@ -99,6 +148,13 @@ def test_the_start_ends_with_the_first_step():
 def test_mistakes_are_named(words, complaint, capsys):
     assert main(["bench", *words]) == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_rates_are_times_turned_over():
+    row = from_seconds("a", "b", {"theirs": [1.0, 2.0, 4.0], "ours": [1.0, 1.0, 1.0]})
+    turned = rate(row, 64)
+    assert (turned.theirs, turned.ours, turned.unit) == (32, 64, "images/s")
+    assert turned.share == (2, 1, 4)
 
 
 def test_shares_are_of_the_medians_and_ranges_of_rounds():
