@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from clipkit.functional.strips import AT_ONCE, negatives_logsumexp, softplus_exact
 
 __all__ = ["info_nce", "info_nce_rows", "positives", "similarities"]
+
+_Concepts = tuple[Tensor, Tensor] | None  # (B,) and (N,)
 
 
 def info_nce(
@@ -63,70 +66,67 @@ def info_nce_rows(
         all_concepts: (N,) ids of the texts.
         offset: Column of this rank's first own text.
         join: This rank's part of the (N,) column log-sum-exps to the whole, :func:`clipkit.distributed.all_logsumexp`
-            where the texts come from several ranks; ``None`` where the image rows here are all there are.
+            where the texts come from several ranks; ``None`` where the image rows here are all there are. Own pairs
+            are left out of them: a loss near zero and its gradient would drown in the rounding of one minus one.
         tile: As for :func:`info_nce`.
 
     Returns:
         Scalar.
     """
     concepts = None if concept is None or all_concepts is None else (concept, all_concepts)
-    share = _Share(image, text, logit_scale, concepts, slice(offset, offset + len(image)), join or _alone)
-    at_once = tile is None and len(image) * len(text) <= AT_ONCE
-    return _at_once(share) if at_once else _in_strips(share, tile)
+    few = tile is None and len(image) * len(text) <= AT_ONCE
+    sums = (_at_once if few else partial(_in_strips, tile=tile))(image, text, logit_scale, concepts, offset)
+    columns = (sums.columns if join is None else join(sums.columns))[offset : offset + len(image)]  # (B,)
+    loss = (softplus_exact(sums.rows - sums.own) + softplus_exact(columns - sums.own)) / 2  # against own pairs alone
+    return (loss if sums.less is None else loss + sums.less).mean()
 
 
-class _Share(NamedTuple):
-    """What a rank's share is made of; both ways of making it read the same."""
+class _Sums(NamedTuple):
+    """What the loss is made of; own pairs are kept apart, as in :mod:`clipkit.functional.strips`.
 
-    image: Tensor  # (B, D)
-    text: Tensor  # (N, D)
-    scale: Tensor
-    concepts: tuple[Tensor, Tensor] | None  # (B,) and (N,)
-    own: slice  # columns of the rows' own texts
-    join: Callable[[Tensor], Tensor]
-
-
-def _alone(part: Tensor) -> Tensor:
-    return part
-
-
-def _at_once(share: _Share) -> Tensor:
-    """The share with all similarities in memory: the fewest operations, and O(B * N) of it."""
-    logits = share.scale * similarities(share.image, share.text)  # (B, N)
-    columns = share.join(logits.logsumexp(0))[share.own]  # (B,)
-    if share.concepts is None:
-        matched = logits[:, share.own].diagonal()  # (B,)
-    else:
-        target = positives(*share.concepts).to(logits.dtype)  # (B, N)
-        matched = (logits * target).sum(1) / target.sum(1)
-    # Positives are symmetric and as many in a row as in its column, so both directions share their matched term.
-    return ((logits.logsumexp(1) + columns) / 2 - matched).mean()
-
-
-def _in_strips(share: _Share, tile: int | None) -> Tensor:
-    """The share in memory O(tile * N)."""
-    rows, columns, own = negatives_logsumexp(share.image, share.text, share.scale, share.own.start, tile)
-    columns = share.join(columns)[share.own]  # (B,)
-    loss = (softplus_exact(rows - own) + softplus_exact(columns - own)) / 2  # against own pairs alone
-    if share.concepts is not None:
-        loss = loss + _less_the_others(share, own, share.concepts[1])
-    return loss.mean()
-
-
-def _less_the_others(share: _Share, own: Tensor, all_concepts: Tensor) -> Tensor:
-    """(B,) the own pair's logit less the mean over the row's positives; zero to the last bit where it is the only one.
-
-    Logits are linear in the text, so that the sum over positives is one product with the sum of their texts.
+    Positives are symmetric and as many in a row as in its column, so that both directions share ``less``.
     """
+
+    rows: Tensor  # (B,) log-sum-exps over the other texts
+    columns: Tensor  # (N,) over this rank's other images
+    own: Tensor  # (B,) logits
+    less: Tensor | None  # (B,) own less the mean over the row's positives; 0 to the last bit where it is the only one
+
+
+def _at_once(image: Tensor, text: Tensor, scale: Tensor, concepts: _Concepts, offset: int) -> _Sums:
+    """With all similarities in memory: the fewest operations, and O(B * N) of it."""
+    logits = scale * similarities(image, text)  # (B, N)
+    own = logits[:, offset : offset + len(image)].diagonal()  # (B,)
+    nothing = torch.full_like(own, torch.finfo(own.dtype).min)  # of which a lone pair has a gradient, too
+    others, less = logits.diagonal_scatter(nothing, offset), None
+    if concepts is not None:
+        target = positives(*concepts).to(logits.dtype).diagonal_scatter(torch.zeros_like(own), offset)  # (B, N)
+        counts = target.sum(1)
+        less = (counts * own - (logits * target).sum(1)) / (counts + 1)
+    return _Sums(others.logsumexp(1), others.logsumexp(0), own, less)
+
+
+def _in_strips(image: Tensor, text: Tensor, scale: Tensor, concepts: _Concepts, offset: int, tile: int | None) -> _Sums:
+    """In memory O(tile * N)."""
+    rows, columns, own = negatives_logsumexp(image, text, scale, offset, tile)
+    less = None if concepts is None else _less_the_others(image, text, scale, own, concepts[1], offset)
+    return _Sums(rows, columns, own, less)
+
+
+def _less_the_others(
+    image: Tensor, text: Tensor, scale: Tensor, own: Tensor, all_concepts: Tensor, offset: int
+) -> Tensor:
+    """``less``, without the block: logits are linear in the text, so that a sum over positives is one product."""
     in_order, order = all_concepts.sort()
     group = torch.empty_like(order)  # (N,) counts concepts from 0, without the sync that ``unique`` costs on a GPU
     group[order] = (in_order.diff(prepend=in_order[:1]) != 0).cumsum(0)
-    mine = group[share.own]  # (B,)
+    rows = slice(offset, offset + len(image))
+    mine = group[rows]  # (B,)
     counts = own.new_zeros(len(group)).index_add(0, group, own.new_ones(len(group)))[mine]  # (B,)
     with torch.autocast(own.device.type, enabled=False):
-        text = share.text.to(own.dtype)
+        text = text.to(own.dtype)
         sums = torch.zeros_like(text).index_add(0, group, text)[mine]  # (B, D)
-        others = share.scale * (share.image * (sums - text[share.own])).sum(1)
+        others = scale * (image * (sums - text[rows])).sum(1)
     return ((counts - 1) * own - others) / counts
 
 

@@ -65,13 +65,14 @@ def test_gradcheck_with_a_tile_that_does_not_divide_the_batch(both, concept):
     )
 
 
-def test_a_large_batch_goes_in_strips_by_itself(both):
+@pytest.mark.parametrize("concept", [None, torch.arange(3000)])
+def test_a_large_batch_goes_in_strips_by_itself(both, concept):
     ours, theirs = both
     leaves = make_leaves(3000, 8, dtype=torch.float32)
-    assert_equal(found(ours, leaves), found(theirs, leaves), 1e-5)
     calls = FlopCounterMode(display=False)
     with calls:
-        found(ours, leaves)
+        mine = found(ours, leaves, concept=concept)
+    assert_equal(mine, found(theirs, leaves), 1e-5)
     assert calls.get_total_flops() == (8 if theirs.__class__ is not SigLipLoss else 6) * 3000**2 * 8
 
 
@@ -118,7 +119,8 @@ def test_a_large_scale(both):
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
 
 
-def test_a_saturated_batch_keeps_its_small_gradients():
+@pytest.mark.parametrize("tile", [None, 5])
+def test_a_saturated_batch_keeps_its_small_gradients(tile):
     """Where each pair is all but certain, 1 - p is rounding; the sum of what the others take is not."""
     image = torch.eye(16).requires_grad_()
     text = torch.eye(16).requires_grad_()
@@ -128,10 +130,9 @@ def test_a_saturated_batch_keeps_its_small_gradients():
         value = loss(*leaves, scale.to(leaves[0].dtype), **options)
         return value.detach(), *torch.autograd.grad(value, leaves)
 
-    exact = gradients(info_nce, image.detach().double().requires_grad_(), text.detach().double().requires_grad_())
-    concept = torch.arange(16)
-    for options in ({}, {"concept": concept}):
-        mine = gradients(info_nce, image, text, tile=5, **options)
+    exact = gradients(ClipLoss(), *(leaf.detach().double().requires_grad_() for leaf in (image, text)))
+    for options in ({}, {"concept": torch.arange(16)}):
+        mine = gradients(info_nce, image, text, tile=tile, **options)
         for a, b in zip(mine, exact, strict=True):
             torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=0)
     naive = gradients(ClipLoss(), image, text)
