@@ -46,6 +46,17 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _autograd_before_any_compiler() -> None:
+    """Autograd starts a thread for each device at its first use, and no process that is forked from such can train.
+
+    Without a GPU there are none; to a process that has compiled anything there seem to be eight.
+    """
+    import torch
+
+    torch.zeros((), requires_grad=True).square().backward()
+
+
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw nothing at their end, which takes seconds and is tested where pictures are."""
@@ -152,3 +163,22 @@ def make_batch() -> Callable[..., Any]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def largest_made() -> Callable[[], Any]:
+    """``with largest_made() as largest``: then ``largest.elements`` is the size of the largest tensor made inside."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            for tensor in made if isinstance(made, tuple | list) else [made]:
+                if isinstance(tensor, torch.Tensor):
+                    self.elements = max(self.elements, tensor.numel())
+            return made
+
+    return Largest

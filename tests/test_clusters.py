@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import clipkit
 from clipkit.cli.main import main
 
 TINY = (Path(__file__).parents[0] / "tiny_model.yaml").read_text(encoding="utf-8")
@@ -82,6 +83,20 @@ def srun(folder: Path, words: list[str], signum: int | None = None) -> list[int]
         task.join(120)
         task.kill()
     return [task.exitcode for task in tasks]
+
+
+def test_fsdp2_is_one_line(own_folder, monkeypatch):
+    """With a frozen tower and clipping; its checkpoint is one file, and the run goes on from it."""
+    line = "  strategy: {class_path: clipkit.strategies.FSDP2}\n"
+    monkeypatch.setitem(globals(), "EXPERIMENT", EXPERIMENT.replace("  devices: 2\n", f"  devices: 2\n{line}"))
+    for steps in (3, 6):
+        assert srun(own_folder, [f"--trainer.max_steps={steps}"]) == [0, 0], Path("said-0.txt").read_text()
+        saved = torch.load("kept/last.ckpt", weights_only=True)
+        assert saved["global_step"] == steps
+        assert (len(saved["random_state"]), saved["CaptionDataModule"]["samples"]) == (2, 32)
+    assert "going on from kept/last.ckpt" in Path("said-0.txt").read_text()
+    model = clipkit.load("kept/last.ckpt")
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 @pytest.mark.nightly  # six processes of real commands

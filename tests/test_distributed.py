@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from clipkit.distributed import all_logsumexp, gather, gather_objects, rank, world_size
 from clipkit.objectives import InfoNCE, Sigmoid, Sum
 from clipkit.tasks import ContrastiveTask
+from clipkit.types import Embeddings
 
 ROWS = 8
 CONCEPTS = {"row": None, "shared": [1, 2, 1, 3, 2, 1, 4, 5]}  # pairs of equals within a rank and across both
@@ -44,8 +45,8 @@ class Step(nn.Module):
         return self.task._both(batch)[1].loss
 
 
-def half(batch, index):
-    return type(batch)(*(column[index * ROWS // 2 :] for column in batch[:-1]), {}).first(ROWS // 2)
+def half(batch, index, rows=ROWS):
+    return type(batch)(*(column[index * rows // 2 :] for column in batch[:-1]), {}).first(rows // 2)
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +139,25 @@ def test_two_ranks_equal_one(two_ranks, task_of, make_batch, objective, concepts
         assert_equal(found[objective, concepts, way], reference, way)
     if objective == "info_nce" and concepts == "row":
         assert float(reference["task.model.head.logit_scale"].abs()) > 1e-3  # so that the bar means something
+
+
+@pytest.mark.parametrize("objective", ["info_nce", "sigmoid"])
+def test_no_rank_holds_all_similarities(on_ranks, largest_made, make_batch, objective):
+    """At once a rank holds its own rows of them, in strips a strip of those."""
+    count, tile = 96, 3
+
+    def work(index, world):
+        found, batch = [], half(make_batch(count), index, count)
+        for rows in (None, tile):
+            leaves = [torch.randn(count // world, 2).requires_grad_() for _ in range(2)]
+            outputs = Embeddings(*leaves, torch.ones(()), torch.zeros(()))
+            with largest_made() as largest:
+                OBJECTIVES[objective](tile=rows)(outputs, batch).loss.backward()
+            assert all(leaf.grad.abs().sum() > 0 for leaf in leaves)
+            found.append(largest.elements)
+        return found
+
+    assert on_ranks(work) == [[count // 2 * count, tile * count]] * 2
 
 
 def test_a_validation_loss_is_of_each_rank_alone(two_ranks, task_of, make_batch):

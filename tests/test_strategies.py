@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 import clipkit
 from clipkit.callbacks import Health, RandomState
 from clipkit.checkpoints import DurableCheckpointIO, complete_checkpoints, consolidate, publish_folder
+from clipkit.cli import main
 from clipkit.cli.config import load_experiment
 from clipkit.heads import ContrastiveHead
 from clipkit.models import DualEncoder
@@ -263,7 +264,8 @@ def kept(on_ranks, fit, tmp_path_factory):
     runs = {"undisturbed": save(0, 1, "alone")}
     for found in (*on_ranks(work), *on_ranks(one_of_two, world=1)):
         runs.update(found)
-    consolidate(folder / "sharded" / "epoch=0.ckpt", folder / "whole" / "epoch=0.ckpt")
+    (folder / "whole").mkdir()
+    assert main(["consolidate", *(str(folder / name / "epoch=0.ckpt") for name in ("sharded", "whole"))]) == 0
     for first in ("fsdp2", "whole"):
         losses, trainer = fit(0, 1, "alone", TASK, resume=folder / first / "epoch=0.ckpt")
         runs[first, "alone"] = losses, weights(trainer)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipkit.evaluation import Retrieval, RetrievalEvaluator
 from clipkit.types import ArgumentError
@@ -110,23 +109,10 @@ def test_a_model_that_gives_everything_the_same_vector_finds_nothing():
     assert figures["image_to_text_mean_rank"] == 30
 
 
-class Largest(TorchDispatchMode):
-    """The largest tensor that any operation made, in elements."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, tuple | list) else [made]:
-            if isinstance(tensor, torch.Tensor):
-                self.elements = max(self.elements, tensor.numel())
-        return made
-
-
-def test_memory_grows_with_n_and_not_with_its_square():
+def test_memory_grows_with_n_and_not_with_its_square(largest_made):
     count, width, chunk = 1500, 8, 16
     metric = Retrieval(chunk=chunk)
-    with Largest() as largest:
+    with largest_made() as largest:
         metric.update(torch.randn(count, width), torch.randn(count, width))
         metric.compute()
         metric.rankings()

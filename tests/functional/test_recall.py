@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import top_k_accuracy_score
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipkit.functional import (
     match_ranks,
@@ -119,23 +118,10 @@ def test_top_candidates_whatever_the_chunk():
     assert top_candidates(query, candidate, 99)[1].shape == (20, 15)
 
 
-class Largest(TorchDispatchMode):
-    """The largest tensor that any operation made, in elements."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, tuple | list) else [made]:
-            if isinstance(tensor, torch.Tensor):
-                self.elements = max(self.elements, tensor.numel())
-        return made
-
-
-def test_no_tensor_grows_with_the_square():
+def test_no_tensor_grows_with_the_square(largest_made):
     count, width, chunk = 1200, 4, 16
     ids = torch.arange(count)
-    with Largest() as largest:
+    with largest_made() as largest:
         retrieval_ranks(torch.randn(count, width), torch.randn(count, width), ids, ids, chunk=chunk)
     assert largest.elements == chunk * count
 

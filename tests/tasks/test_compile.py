@@ -6,11 +6,12 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from clipkit.heads import ContrastiveHead
 from clipkit.models import DualEncoder
 from clipkit.objectives import InfoNCE
-from clipkit.towers import HuggingFaceTower, TimmTower
+from clipkit.towers import ClipTextTower, HuggingFaceTower, TimmTower
 
 BERT = {"model_type": "bert", "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16} | {
     "hidden_dropout_prob": 0,
@@ -20,6 +21,22 @@ DISTILLED = {"model_type": "distilbert", "dim": 16, "n_heads": 2, "hidden_dim": 
     "dropout": 0,
     "attention_dropout": 0,
 }
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["clip", "bert"])
+def test_lengths_in_multiples_of_8_are_compiled_twice_at_most(make_batch, masked):
+    """Once for the first, and once for any other."""
+    config = {**BERT, "num_hidden_layers": 1, "vocab_size": 8192}
+    clip = ClipTextTower(width=16, layers=1, heads=2)
+    text = HuggingFaceTower(tokenizer="emoji", config=config, context_length=77) if masked else clip
+    model = DualEncoder(TimmTower("test_vit", image_size=32), text, partial(ContrastiveHead, embed_dim=8))
+    graphs, batch = [], make_batch(4)
+    compiled = torch.compile(model, backend=lambda graph, _: graphs.append(graph) or graph.forward, fullgraph=True)
+    for length in range(8, 77, 8):
+        tokens, mask = (nn.functional.pad(ids, (0, length - 8)) for ids in (batch.tokens, batch.mask))
+        outputs = compiled(batch._replace(tokens=tokens, mask=mask))
+        InfoNCE()(outputs, batch).loss.backward()
+    assert len(graphs) <= 2
 
 
 @pytest.mark.nightly  # half a minute of tracing

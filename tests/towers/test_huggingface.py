@@ -99,6 +99,18 @@ def test_padding_changes_nothing(family, captions):
     torch.testing.assert_close(alone, pooled[1:2], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", sorted(CAUSAL | {"bert", "modernbert", "t5"}))
+def test_padding_changes_no_gradient(family, captions):
+    """Captions cut to the longest of their batch against the same padded to the whole context."""
+    tower, (tokens, mask) = made(family).double().eval(), captions
+    weights, found = [p for p in tower.parameters() if p.requires_grad], []
+    for more in (0, CONTEXT - tokens.shape[1]):
+        pooled = tower(nn.functional.pad(tokens, (0, more)), nn.functional.pad(mask, (0, more))).pooled
+        found.append(torch.autograd.grad(pooled.square().sum(), weights, materialize_grads=True))
+    for trimmed, whole in zip(*found, strict=True):
+        torch.testing.assert_close(trimmed, whole, rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("pool", get_args(Pool))
 def test_every_pooling_against_a_loop(family, pool, captions):
