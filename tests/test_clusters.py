@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import clipkit
 from clipkit.cli.main import main
+from clipkit.strategies import FSDP2
 
 TINY = (Path(__file__).parents[0] / "tiny_model.yaml").read_text(encoding="utf-8")
 EXPERIMENT = (
@@ -62,11 +62,11 @@ def _as_task(rank: int, port: int, words: list[str]) -> None:
     os._exit(main(["fit", "-c", "experiment.yaml", "--resume", "auto", *words]))
 
 
-def srun(folder: Path, words: list[str], signum: int | None = None) -> list[int]:
+def srun(folder: Path, words: list[str], signum: int | None = None, experiment: str = EXPERIMENT) -> list[int]:
     """Exit codes of two tasks, one of which gets a signal once something is saved."""
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
-    Path("experiment.yaml").write_text(EXPERIMENT)
+    Path("experiment.yaml").write_text(experiment)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -86,17 +86,30 @@ def srun(folder: Path, words: list[str], signum: int | None = None) -> list[int]
 
 
 def test_fsdp2_is_one_line(own_folder, monkeypatch):
-    """With a frozen tower and clipping; its checkpoint is one file, and the run goes on from it."""
+    """With a frozen tower; its checkpoint is one file, and the run goes on from it."""
+    share_out = FSDP2.setup_environment
+
+    def told(self):
+        print("sharing out the weights")
+        share_out(self)
+
+    monkeypatch.setattr(FSDP2, "setup_environment", told)
     line = "  strategy: {class_path: clipkit.strategies.FSDP2}\n"
-    monkeypatch.setitem(globals(), "EXPERIMENT", EXPERIMENT.replace("  devices: 2\n", f"  devices: 2\n{line}"))
+    weights = []
     for steps in (3, 6):
-        assert srun(own_folder, [f"--trainer.max_steps={steps}"]) == [0, 0], Path("said-0.txt").read_text()
+        ended = srun(own_folder, [f"--trainer.max_steps={steps}"], experiment=EXPERIMENT + line)
+        said = Path("said-0.txt").read_text()
+        assert ended == [0, 0], said
+        assert said.count("sharing out the weights") == len(weights) + 1
         saved = torch.load("kept/last.ckpt", weights_only=True)
         assert saved["global_step"] == steps
         assert (len(saved["random_state"]), saved["CaptionDataModule"]["samples"]) == (2, 32)
-    assert "going on from kept/last.ckpt" in Path("said-0.txt").read_text()
-    model = clipkit.load("kept/last.ckpt")
-    assert all(parameter.isfinite().all() for parameter in model.parameters())
+        weights.append(saved["state_dict"])
+    assert "going on from kept/last.ckpt" in said
+    for name, value in weights[0].items():
+        assert value.isfinite().all()
+        if name.startswith("model.text.") or name == "model.vision.backbone.patch_embed.proj.weight":
+            assert torch.equal(value, weights[1][name]) == name.startswith("model.text."), name
 
 
 @pytest.mark.nightly  # six processes of real commands

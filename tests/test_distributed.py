@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from clipkit.distributed import all_logsumexp, gather, gather_objects, rank, world_size
 from clipkit.objectives import InfoNCE, Sigmoid, Sum
 from clipkit.tasks import ContrastiveTask
-from clipkit.types import Embeddings
+from clipkit.types import Embeddings, ImageTextBatch
 
 ROWS = 8
 CONCEPTS = {"row": None, "shared": [1, 2, 1, 3, 2, 1, 4, 5]}  # pairs of equals within a rank and across both
@@ -29,7 +29,9 @@ WAYS = {
     "fp64": (torch.float64, None, None),
     "fp32": (torch.float32, None, None),
     "fp64 in strips": (torch.float64, 3, None),
+    "fp32 in strips": (torch.float32, 3, None),
     "fp64 in micro-batches": (torch.float64, None, 2),
+    "fp32 in micro-batches": (torch.float32, None, 2),
     "fp32 in strips and micro-batches": (torch.float32, 3, 3),
 }
 
@@ -158,6 +160,28 @@ def test_no_rank_holds_all_similarities(on_ranks, largest_made, make_batch, obje
         return found
 
     assert on_ranks(work) == [[count // 2 * count, tile * count]] * 2
+
+
+@pytest.mark.parametrize("tile", [None, 1])
+@pytest.mark.parametrize("concepts", [[0, 1], [0, 0]])
+def test_one_pair_a_rank(on_ranks, tile, concepts):
+    """Where no rank has two images, half of the sums a rank has are empty."""
+
+    def loss_of(index, count):
+        generator = torch.Generator().manual_seed(0)
+        image, text = (torch.randn(2, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+        rows, ids = slice(index, index + count), torch.tensor(concepts)
+        leaves = [x[rows].clone().requires_grad_() for x in (image, text)]
+        batch = ImageTextBatch(ids[rows], ids[rows], ids[rows] > -1, ids[rows], ids[rows], {})
+        loss = InfoNCE(tile=tile)(Embeddings(*leaves, torch.tensor(2.0, dtype=torch.float64)), batch).loss
+        loss.backward()
+        return loss.detach(), *(leaf.grad for leaf in leaves)
+
+    ranks, (loss, image, text) = on_ranks(lambda index, world: loss_of(index, 1)), loss_of(0, 2)
+    torch.testing.assert_close(sum(found[0] for found in ranks) / 2, loss)
+    for index, (_, by_image, by_text) in enumerate(ranks):
+        torch.testing.assert_close(by_image / 2, image[index : index + 1])  # DDP averages over ranks
+        torch.testing.assert_close(by_text / 2, text[index : index + 1])
 
 
 def test_a_validation_loss_is_of_each_rank_alone(two_ranks, task_of, make_batch):

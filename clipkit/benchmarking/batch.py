@@ -6,63 +6,76 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch.nn.functional import normalize
 
 from clipkit.benchmarking.memory import peak_memory
 from clipkit.benchmarking.rows import Row, from_seconds, quotient
-from clipkit.benchmarking.timing import interleaved
+from clipkit.benchmarking.timing import interleaved, wait
 from clipkit.heads import ContrastiveHead
 from clipkit.models import DualEncoder
 from clipkit.objectives import InfoNCE
 from clipkit.tasks.micro_batches import in_micro_batches
 from clipkit.towers import ClipTextTower, TimmTower
-from clipkit.types import ImageTextBatch
+from clipkit.types import Embeddings, ImageTextBatch
 
 __all__ = ["measure_batch"]
 
 SIZE = 64
+WIDTH = 64
 AT_ONCE = 1024
 """The memory of a batch that is not split is measured at this size, and grows with it."""
 
 
-def measure_batch(batch: int, micro_batch: int, rounds: int) -> list[Row]:
-    """Measure value and gradient of a tiny model, on the device there is.
+def measure_batch(batch: int, micro_batch: int, rounds: int, blocks: int) -> list[Row]:
+    """Measure value and gradient of a ViT-Ti/16 at 64 pixels and a small text tower, on the device there is.
 
     Args:
         batch: Samples in the large batch.
         micro_batch: Samples that the model sees at a time, and the small batch that the large one is held against.
         rounds: How often each is timed.
+        blocks: Of the vision tower.
 
     Returns:
-        Time a sample beside the small batch's, and memory beside what the large batch would take at once.
+        Time a sample beside the small batch's; what is more in it, the forward pass that is run again and the larger
+        loss, as shares of the small batch's; and memory beside what the large batch would take at once.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = _tiny().to(device)
+    model = _tiny(blocks).to(device)
     large, small = (_batch(rows).to(device) for rows in (batch, micro_batch))
     times = max(1, min(batch // micro_batch, 32))  # as one small step is soon over
     taken = interleaved(
-        {"theirs": lambda: _repeated(_step(model, small, None), times), "ours": _step(model, large, micro_batch)},
+        {
+            "small": lambda: _repeated(_step(model, small, None), times),
+            "large": _step(model, large, micro_batch),
+            "forward": lambda: _repeated(_forward(model, small), times),
+            "loss": _loss(large),
+        },
         rounds,
     )
-    a_sample = {
-        "theirs": [one / (times * micro_batch) for one in taken["theirs"]],
-        "ours": [one / batch for one in taken["ours"]],
-    }
-    what = f"{batch:,} pairs in micro-batches of {micro_batch}"
+    rows = {"small": times * micro_batch, "large": batch, "forward": times * micro_batch, "loss": batch}
+    a_sample = {side: [one / rows[side] for one in seconds] for side, seconds in taken.items()}
+    what, base = f"{batch:,} pairs in micro-batches of {micro_batch}", f"a batch of {micro_batch}"
+
+    def row(what: str, side: str) -> Row:
+        return from_seconds(what, base, {"theirs": a_sample["small"], "ours": a_sample[side]})
+
     fewer = min(AT_ONCE, batch)
     alone = batch / fewer * peak_memory(_step(model, _batch(fewer).to(device), None))
     here = peak_memory(_step(model, large, micro_batch))
     return [
-        from_seconds(f"{what}, a sample", f"a batch of {micro_batch}", a_sample),
+        row(f"{what}, a sample", "large"),
+        row("of it, the forward pass that is run again", "forward"),
+        row(f"of it, the loss of {batch:,}", "loss"),
         quotient(f"{what}, peak", "at once", alone / 2**20, here / 2**20, "MiB"),
     ]
 
 
-def _tiny() -> DualEncoder:
+def _tiny(blocks: int) -> DualEncoder:
     """Tiny beside what is trained, but not beside the loss, whose 8 B D operations a sample no splitting saves."""
     torch.manual_seed(0)
-    vision = TimmTower("vit_tiny_patch16_224", image_size=SIZE)
+    vision = TimmTower("vit_tiny_patch16_224", image_size=SIZE, timm_kwargs={"depth": blocks})
     text = ClipTextTower(width=64, layers=2, heads=2, context_length=16)
-    return DualEncoder(vision, text, partial(ContrastiveHead, embed_dim=64))
+    return DualEncoder(vision, text, partial(ContrastiveHead, embed_dim=WIDTH))
 
 
 def _batch(rows: int) -> ImageTextBatch:
@@ -80,8 +93,27 @@ def _step(model: DualEncoder, batch: ImageTextBatch, rows: int | None) -> Callab
     def run() -> None:
         outputs = model(batch) if rows is None else in_micro_batches(model, batch, rows)
         torch.autograd.grad(objective(outputs, batch).loss, parameters)
-        if batch.image.is_cuda:
-            torch.cuda.synchronize()
+        wait(batch.image.device)
+
+    return run
+
+
+def _forward(model: DualEncoder, batch: ImageTextBatch) -> Callable[[], None]:
+    def run() -> None:
+        model(batch)  # with what a backward pass would need, as it is run again
+        wait(batch.image.device)
+
+    return run
+
+
+def _loss(batch: ImageTextBatch) -> Callable[[], None]:
+    device, rows = batch.image.device, len(batch.image)
+    image, text = (normalize(torch.randn(rows, WIDTH, device=device), dim=-1).requires_grad_() for _ in range(2))
+    outputs, objective = Embeddings(image, text, torch.tensor(1 / 0.07, device=device)), InfoNCE()
+
+    def run() -> None:
+        torch.autograd.grad(objective(outputs, batch).loss, (image, text))
+        wait(device)
 
     return run
 

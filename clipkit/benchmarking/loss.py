@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn.functional import normalize
 
 from clipkit.benchmarking.memory import peak_memory
 from clipkit.benchmarking.rows import Row, in_turn, quotient
+from clipkit.benchmarking.timing import wait
 from clipkit.functional import info_nce, sigmoid_loss
 
 __all__ = ["measure_losses"]
@@ -17,7 +19,10 @@ __all__ = ["measure_losses"]
 MOST_AT_ONCE = 8192
 """open_clip's memory is measured up to this batch, and grows with its square beyond."""
 
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+FEW = 1024
+"""The largest batch whose similarities are all made at once; it is held against the other way."""
+
+Loss = Callable[..., Tensor]
 
 
 def measure_losses(batches: Sequence[int], memory_batch: int, width: int, rounds: int) -> list[Row]:
@@ -30,7 +35,8 @@ def measure_losses(batches: Sequence[int], memory_batch: int, width: int, rounds
         rounds: How often each side is timed.
 
     Returns:
-        Times, then memory, then by how much clipkit's memory grows with a batch four times as large.
+        Times, those of a small batch made at once beside the same in strips, then memory, then by how much clipkit's
+        memory grows with a batch four times as large.
 
     Raises:
         ModuleNotFoundError: Where open_clip_torch is not installed.
@@ -43,6 +49,11 @@ def measure_losses(batches: Sequence[int], memory_batch: int, width: int, rounds
             rows.append(
                 in_turn(f"{name}, B = {batch:,}", "open_clip", _step(theirs, leaves), _step(ours, leaves), rounds)
             )
+    leaves = _leaves(FEW, width, device)
+    for name, (_, ours) in pairs.items():
+        in_strips = partial(ours, tile=FEW)
+        what = f"{name} at once, B = {FEW:,}"
+        rows.append(in_turn(what, "in one strip", _step(in_strips, leaves), _step(ours, leaves), rounds))
     for name, (theirs, ours) in pairs.items():
         fewer = min(memory_batch, MOST_AT_ONCE)
         scale = (memory_batch / fewer) ** 2
@@ -64,8 +75,14 @@ def _pairs() -> dict[str, tuple[Loss, Loss]]:
         return torch.arange(len(image), device=image.device)
 
     return {
-        "InfoNCE": (lambda i, t, s, _: clip(i, t, s), lambda i, t, s, _: info_nce(i, t, s, concept=concepts(i))),
-        "sigmoid": (siglip, lambda i, t, s, b: sigmoid_loss(i, t, s, b, concept=concepts(i))),
+        "InfoNCE": (
+            lambda i, t, s, _: clip(i, t, s),
+            lambda i, t, s, _, tile=None: info_nce(i, t, s, concept=concepts(i), tile=tile),
+        ),
+        "sigmoid": (
+            siglip,
+            lambda i, t, s, b, tile=None: sigmoid_loss(i, t, s, b, concept=concepts(i), tile=tile),
+        ),
     }
 
 
@@ -79,7 +96,6 @@ def _leaves(batch: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
 def _step(loss: Loss, leaves: tuple[Tensor, ...]) -> Callable[[], None]:
     def run() -> None:
         torch.autograd.grad(loss(*leaves), leaves, allow_unused=True)
-        if leaves[0].is_cuda:
-            torch.cuda.synchronize()
+        wait(leaves[0].device)
 
     return run

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from clipkit.benchmarking.rows import Row, from_seconds, in_turn
-from clipkit.benchmarking.timing import interleaved
+from clipkit.benchmarking.timing import interleaved, wait
 from clipkit.layers import Component
 from clipkit.objectives import Objective
 from clipkit.tasks import ContrastiveTask
@@ -120,31 +120,39 @@ def measure_loops(watched: Watched, steps: int, rounds: int) -> list[Row]:
     ]
 
 
-def measure_loading(name: str, task: Any, data: Any, rounds: int, steps: int) -> Row:
+def measure_loading(name: str, task: Any, data: Any, trainer: pl.Trainer, rounds: int, steps: int) -> Row:
     """Time steps on batches from the data module's loader beside steps on batches that are there.
 
     Args:
         name: Of what trains.
         task: What trains.
         data: Its data module, whose ``workers`` it runs with.
+        trainer: Its trainer, whose device and precision it runs with.
         rounds: How often so many steps are timed.
         steps: Steps of a round.
     """
-    data.inputs = task.model.inputs
+    data.inputs, data.trainer = task.model.inputs, trainer
+    device, precision = trainer.strategy.root_device, trainer.precision_plugin
     loader = iter(itertools.chain.from_iterable(data.train_dataloader() for _ in itertools.count()))
-    kept = [next(loader) for _ in range(4)]
-    step = _step(task)
+    kept = [next(loader).to(device) for _ in range(4)]
+    plain = _step(task.to(device), precision.forward_context)
+
+    def step(batch: ImageTextBatch) -> None:
+        plain(batch.to(device))
 
     def run(batches: Any) -> float:
         for batch in itertools.islice(batches, AHEAD):
             step(batch)
+        wait(device)
         start = time.perf_counter()
         for batch in itertools.islice(batches, steps):
             step(batch)
+        wait(device)
         return (time.perf_counter() - start) / steps
 
     sides: dict[str, Callable[[], float]] = {"theirs": lambda: run(itertools.cycle(kept)), "ours": lambda: run(loader)}
-    return from_seconds(f"a step of {name} on loaded batches", "on batches in memory", interleaved(sides, rounds))
+    what = f"a step of {name}, {trainer.precision}, on loaded batches"
+    return from_seconds(what, "on batches in memory", interleaved(sides, rounds))
 
 
 def measure_start(words: Sequence[str], rounds: int) -> Row:
@@ -212,11 +220,15 @@ def _by_hand(seconds: float, steps: int) -> float:
     return (time.perf_counter() - start) / steps
 
 
-def _step(task: ContrastiveTask) -> Callable[[ImageTextBatch], None]:
+def _step(
+    task: ContrastiveTask, context: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Callable[[ImageTextBatch], None]:
     optimizer = torch.optim.AdamW(task.parameters(), lr=1e-5, fused=True)
 
     def run(batch: ImageTextBatch) -> None:
-        task.objective(task.model(batch), batch).loss.backward()
+        with context():
+            loss = task.objective(task.model(batch), batch).loss
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -7,7 +7,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from clipkit.benchmarking.rows import Row, from_seconds, rate
-from clipkit.benchmarking.timing import interleaved
+from clipkit.benchmarking.timing import interleaved, wait
 from clipkit.functional import info_nce
 from clipkit.heads import ContrastiveHead
 from clipkit.models import DualEncoder
@@ -147,19 +147,22 @@ def measure_steps(name: str, batch: int, rounds: int, compile: bool, precisions:
 
 
 def largest_batch(name: str, compile: bool, precisions: Sequence[str]) -> int:
-    """The largest power of two, from 64, of which both sides make a step on the GPU there is.
+    """The largest power of two, from 64, of which both sides make a step on the GPU there is, both in its memory.
 
     Raises:
         torch.OutOfMemoryError: Where 64 are too many.
     """
     batch = 64
-    _try(name, batch, compile, precisions)
-    while True:
-        try:
-            _try(name, 2 * batch, compile, precisions)
-        except torch.OutOfMemoryError:
-            return batch
-        batch *= 2
+    try:
+        _try(name, batch, compile, precisions)
+        with suppress(torch.OutOfMemoryError):
+            while True:
+                _clean()
+                _try(name, 2 * batch, compile, precisions)
+                batch *= 2
+    finally:
+        _clean()
+    return batch
 
 
 def clipkit_model(architecture: Architecture, theirs: Any) -> DualEncoder:
@@ -238,9 +241,14 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _try(name: str, batch: int, compile: bool, precisions: Sequence[str]) -> None:
-    gc.collect()  # what the last one left in circles
+def _clean() -> None:
+    """Forget what was tried: models in circles with what compiled them, and that sizes of a batch differ."""
+    torch.compiler.reset()
+    gc.collect()
     torch.cuda.empty_cache()
+
+
+def _try(name: str, batch: int, compile: bool, precisions: Sequence[str]) -> None:
     every = [steps_of(ARCHITECTURES[name], batch, precision, _device(), compile) for precision in precisions]
     for _ in range(2):  # the first step makes the optimiser's state, which the second has beside its activations
         for both in every:
@@ -250,8 +258,7 @@ def _try(name: str, batch: int, compile: bool, precisions: Sequence[str]) -> Non
 
 def _timed(steps: Steps, device: str) -> None:
     steps.run()
-    if device != "cpu":
-        torch.cuda.synchronize()
+    wait(torch.device(device))
 
 
 @torch.no_grad()

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["Ratio", "interleaved", "ratio", "seconds_a_sample"]
+import torch
+
+__all__ = ["Ratio", "interleaved", "ratio", "seconds_a_sample", "wait"]
 
 
 class Ratio(NamedTuple):
@@ -45,6 +47,12 @@ def ratio(one: list[float], other: list[float]) -> Ratio:
     """One side's seconds by the other's, of the same rounds: how many times as fast the other is."""
     each = [a / b for a, b in zip(one, other, strict=True)]
     return Ratio(statistics.median(one) / statistics.median(other), min(each), max(each))
+
+
+def wait(device: torch.device) -> None:
+    """Until a GPU has done what it was given; a CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def seconds_a_sample(loader: Iterable[Any], batch_size: int) -> float:

@@ -10,7 +10,11 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from clipkit.distributed import world_size
 
 __all__ = ["Interrupt", "RunInterrupted"]
 
@@ -47,6 +51,7 @@ class Interrupt(pl.Callback):
         self._asked: int | None = None
         self._step = -1
         self._before: dict[int, Any] = {}
+        self._hosts: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the signals, after Lightning has set its own handlers."""
@@ -54,6 +59,13 @@ class Interrupt(pl.Callback):
         if threading.current_thread() is threading.main_thread():
             for signum in SIGNALS:
                 self._before[signum] = signal.signal(signum, self._ask)
+        if world_size() > 1:
+            # Lightning asks before every batch whether rank 0 has got a SIGTERM, and waits for the device to hear it.
+            # Here Lightning gets none, and ranks agree from host to host.
+            loop: Any = trainer.fit_loop.epoch_loop
+            loop._broadcast_sigterm_tensor = _nothing
+            timeout = getattr(trainer.strategy, "_timeout", None)
+            self._hosts = dist.new_group(backend="gloo", timeout=timeout)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -62,10 +74,7 @@ class Interrupt(pl.Callback):
         if trainer.global_step == self._step:
             return  # in the middle of accumulating gradients: they would be lost
         self._step = trainer.global_step
-        asked = self._asked is not None
-        if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked:
+        if self._any_asked():
             folder = getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir
             path = Path(folder) / "interrupted.ckpt"
             before = _written(path)
@@ -78,6 +87,18 @@ class Interrupt(pl.Callback):
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before.clear()
+        trainer.fit_loop.epoch_loop.__dict__.pop("_broadcast_sigterm_tensor", None)
+        if self._hosts is not None:
+            dist.destroy_process_group(self._hosts)
+            self._hosts = None
+
+    def _any_asked(self) -> bool:
+        """Whether any rank is asked to stop; the device is not waited for."""
+        if self._hosts is None:
+            return self._asked is not None
+        asked = torch.tensor(self._asked is not None, dtype=torch.uint8, device="cpu")
+        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._hosts)
+        return bool(asked)
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
         if self._asked is not None:
@@ -85,6 +106,10 @@ class Interrupt(pl.Callback):
             raise KeyboardInterrupt
         self._asked = signum
         log.warning("%s: stopping after this step; once more to stop at once.", signal.Signals(signum).name)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _written(path: Path) -> int:

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from clipkit.steps import is_logged
 from clipkit.types import ImageTextBatch
 
 __all__ = ["TrainingProgress"]
@@ -18,6 +19,9 @@ __all__ = ["TrainingProgress"]
 
 class TrainingProgress(ProgressBar):
     """A rich bar in a terminal; a line every ``seconds`` where the output goes to a file.
+
+    Loss and scale are those of the last step that was logged, for which the device is waited for anyhow; where it is a
+    CPU, of the newest.
 
     Args:
         seconds: Between lines of plain output.
@@ -31,6 +35,7 @@ class TrainingProgress(ProgressBar):
         self._task = TaskID(0)
         self._began = self._said = 0.0
         self._images = self._first_step = 0
+        self._figures = ""
 
     def disable(self) -> None:
         """Say nothing; Lightning asks it of every rank but the first."""
@@ -43,7 +48,7 @@ class TrainingProgress(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar."""
         self._began = self._said = time.monotonic()
-        self._images, self._first_step = 0, trainer.global_step
+        self._images, self._first_step, self._figures = 0, trainer.global_step, ""
         if self._enabled and sys.stderr.isatty():
             columns = (
                 TextColumn("[bold]{task.description}"),
@@ -62,11 +67,16 @@ class TrainingProgress(ProgressBar):
         """Show where the run is."""
         self._images += len(batch.image) * trainer.world_size
         now = time.monotonic()
-        due = now - self._said >= (0.2 if self._bar else self.seconds)
-        if not self._enabled or not (due or trainer.global_step == _steps(trainer)):
-            return  # reading the loss waits for the device, so not at every step
-        self._said = now
-        self._show(trainer, outputs, now - self._began)
+        last = trainer.global_step == _steps(trainer)
+        due = last or now - self._said >= (0.2 if self._bar else self.seconds)
+        if not self._enabled:
+            return
+        free = due and outputs["loss"].device.type == "cpu"
+        if free or last or is_logged(trainer, trainer.global_step):
+            self._figures = f"{_read(outputs)}  "
+        if due:
+            self._said = now
+            self._show(trainer, now - self._began)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the bar."""
@@ -76,11 +86,8 @@ class TrainingProgress(ProgressBar):
         """Close the bar, so that what is printed next has the terminal to itself."""
         self._close()
 
-    def _show(self, trainer: pl.Trainer, outputs: Any, seconds: float) -> None:
-        # Not the head's own: of a sharded one this rank may hold nothing, and asking takes all ranks.
-        scale = getattr(outputs.get("outputs"), "logit_scale", None)
-        scale = f"  scale {float(scale):.1f}" if scale is not None else ""
-        figures = f"loss {float(outputs['loss']):.3f}{scale}  {self._images / seconds:,.0f} images/s"
+    def _show(self, trainer: pl.Trainer, seconds: float) -> None:
+        figures = f"{self._figures}{self._images / seconds:,.0f} images/s"
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         epoch, total = f"epoch {trainer.current_epoch + 1}/{epochs}", _steps(trainer)
         if self._bar is not None:
@@ -94,6 +101,13 @@ class TrainingProgress(ProgressBar):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _read(outputs: Any) -> str:
+    """Loss and scale, for which the device is waited for."""
+    # Not the head's own: of a sharded one this rank may hold nothing, and asking takes all ranks.
+    scale = getattr(outputs.get("outputs"), "logit_scale", None)
+    return f"loss {float(outputs['loss']):.3f}" + (f"  scale {float(scale):.1f}" if scale is not None else "")
 
 
 def _steps(trainer: pl.Trainer) -> int | None:

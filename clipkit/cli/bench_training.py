@@ -83,6 +83,7 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--micro-batch", metavar="N", type=int, default=256, help="pairs the model sees at a time (256)"
     )
+    parser.add_argument("--blocks", metavar="N", type=int, default=12, help="of the vision tower, a ViT-Ti/16 (12)")
     _add_rounds(parser, 5)
 
 
@@ -92,10 +93,10 @@ def measure_batch(args: argparse.Namespace) -> dict[str, Any]:
 
     from clipkit.benchmarking import measure_batch
 
-    _at_least(args, 1, "rounds")
+    _at_least(args, 1, "rounds", "blocks")
     if not 2 <= args.micro_batch <= args.batch:
         raise ConfigError(f"--micro-batch {args.micro_batch} is not between 2 and --batch {args.batch}.")
-    figures = _figures(args, measure_batch(args.batch, args.micro_batch, args.rounds))
+    figures = _figures(args, measure_batch(args.batch, args.micro_batch, args.rounds, args.blocks))
     return {**figures, "process_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 
 
@@ -106,6 +107,7 @@ def add_overhead_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--experiment", metavar="NAME", default="emoji", help=loaded)
     parser.add_argument("--batch", metavar="B", type=int, help="its data.batch_size, if another")
     loaded_steps = "of them that are timed a round (10)"
+    parser.add_argument("--workers", metavar="N", type=int, default=1, help="its data.workers (1)")
     parser.add_argument("--loaded-steps", metavar="N", type=int, default=10, help=loaded_steps)
     _add_rounds(parser, 5)
 
@@ -117,13 +119,13 @@ def measure_overhead(args: argparse.Namespace) -> dict[str, Any]:
     from clipkit.cli.session import default_callbacks, quiet
     from clipkit.tracking import MLflowLogger
 
-    _at_least(args, 1, "rounds", "steps", "loaded_steps")
+    _at_least(args, 1, "rounds", "steps", "workers", "loaded_steps")
     quiet()
     warnings.filterwarnings("ignore", ".*have no `val_dataloader`.*")
     with tempfile.TemporaryDirectory() as folder:
         plain = [f"--trainer.default_root_dir={folder}", "--trainer.logger=false"]
         batch = [] if args.batch is None else [f"--data.batch_size={args.batch}"]
-        experiment = load_experiment([args.experiment], [*plain, "--data.workers=1", *batch])
+        experiment = load_experiment([args.experiment], [*plain, f"--data.workers={args.workers}", *batch])
 
         # One for all rounds: making it takes seconds beside the first, which are no part of a step.
         database = f"sqlite:///{Path(folder) / 'mlflow.db'}"
@@ -132,8 +134,8 @@ def measure_overhead(args: argparse.Namespace) -> dict[str, Any]:
             return MLflowLogger(tracking_uri=database, save_dir=str(run)), default_callbacks(experiment)
 
         rows = measure_loops(watched, args.steps, args.rounds)
-        task, data, _ = experiment.build()
-        rows.append(measure_loading(experiment.name, task, data, args.rounds, args.loaded_steps))
+        built = experiment.build()
+        rows.append(measure_loading(experiment.name, *built, args.rounds, args.loaded_steps))
     rows.append(measure_start(EMOJI, args.rounds))
     return _figures(args, rows)
 

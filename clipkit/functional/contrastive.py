@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from clipkit.functional.strips import AT_ONCE, negatives_logsumexp, softplus_exact
+from clipkit.types import ArgumentError
 
 __all__ = ["info_nce", "info_nce_rows", "positives", "similarities"]
 
-_Concepts = tuple[Tensor, Tensor] | None  # (B,) and (N,)
+Concepts = tuple[Tensor, Tensor] | None  # (B,) and (N,)
 
 
 def info_nce(
@@ -72,8 +73,11 @@ def info_nce_rows(
 
     Returns:
         Scalar.
+
+    Raises:
+        ArgumentError: For a tile of no rows, or ids of one side alone.
     """
-    concepts = None if concept is None or all_concepts is None else (concept, all_concepts)
+    concepts = both_or_none(concept, all_concepts)
     few = tile is None and len(image) * len(text) <= AT_ONCE
     sums = (_at_once if few else partial(_in_strips, tile=tile))(image, text, logit_scale, concepts, offset)
     columns = (sums.columns if join is None else join(sums.columns))[offset : offset + len(image)]  # (B,)
@@ -93,11 +97,11 @@ class _Sums(NamedTuple):
     less: Tensor | None  # (B,) own less the mean over the row's positives; 0 to the last bit where it is the only one
 
 
-def _at_once(image: Tensor, text: Tensor, scale: Tensor, concepts: _Concepts, offset: int) -> _Sums:
+def _at_once(image: Tensor, text: Tensor, scale: Tensor, concepts: Concepts, offset: int) -> _Sums:
     """With all similarities in memory: the fewest operations, and O(B * N) of it."""
     logits = scale * similarities(image, text)  # (B, N)
     own = logits[:, offset : offset + len(image)].diagonal()  # (B,)
-    nothing = torch.full_like(own, torch.finfo(own.dtype).min)  # of which a lone pair has a gradient, too
+    nothing = torch.full_like(own, torch.finfo(own.dtype).min)  # -inf would give a lone pair gradients that are none
     others, less = logits.diagonal_scatter(nothing, offset), None
     if concepts is not None:
         target = positives(*concepts).to(logits.dtype).diagonal_scatter(torch.zeros_like(own), offset)  # (B, N)
@@ -106,7 +110,7 @@ def _at_once(image: Tensor, text: Tensor, scale: Tensor, concepts: _Concepts, of
     return _Sums(others.logsumexp(1), others.logsumexp(0), own, less)
 
 
-def _in_strips(image: Tensor, text: Tensor, scale: Tensor, concepts: _Concepts, offset: int, tile: int | None) -> _Sums:
+def _in_strips(image: Tensor, text: Tensor, scale: Tensor, concepts: Concepts, offset: int, tile: int | None) -> _Sums:
     """In memory O(tile * N)."""
     rows, columns, own = negatives_logsumexp(image, text, scale, offset, tile)
     less = None if concepts is None else _less_the_others(image, text, scale, own, concepts[1], offset)
@@ -128,6 +132,20 @@ def _less_the_others(
         sums = torch.zeros_like(text).index_add(0, group, text)[mine]  # (B, D)
         others = scale * (image * (sums - text[rows])).sum(1)
     return ((counts - 1) * own - others) / counts
+
+
+def both_or_none(concept: Tensor | None, all_concepts: Tensor | None) -> Concepts:
+    """The ids of images and texts.
+
+    Raises:
+        ArgumentError: Where only one of them is given.
+    """
+    if concept is None and all_concepts is None:
+        return None
+    if concept is None or all_concepts is None:
+        missing = "concept" if concept is None else "all_concepts"
+        raise ArgumentError(missing, "give the ids of images and of texts, or neither")
+    return concept, all_concepts
 
 
 def positives(concept: Tensor, all_concepts: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from clipkit.functional.contrastive import positives, similarities
+from clipkit.functional.contrastive import both_or_none, positives, similarities
 from clipkit.functional.strips import AT_ONCE, pair_losses
 
 __all__ = ["sigmoid_loss", "sigmoid_loss_rows"]
@@ -55,8 +55,11 @@ def sigmoid_loss_rows(
 
     Arguments as in :func:`sigmoid_loss` and :func:`clipkit.functional.contrastive.info_nce_rows`; the mean of the
     shares over ranks is the loss of the whole batch.
+
+    Raises:
+        ArgumentError: For a tile of no rows, or ids of one side alone.
     """
-    concepts = None if concept is None or all_concepts is None else (concept, all_concepts)
+    concepts = both_or_none(concept, all_concepts)
     if tile is not None or len(image) * len(text) > AT_ONCE:
         return pair_losses(image, text, logit_scale, logit_bias, concepts, offset, tile) / len(image)
     if concepts is None:

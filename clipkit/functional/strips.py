@@ -20,7 +20,7 @@ from clipkit.types import ArgumentError
 __all__ = ["AT_ONCE", "STRIP", "check_tile", "negatives_logsumexp", "pair_losses", "softplus_exact", "strip_rows"]
 
 AT_ONCE = 2**20
-"""Similarities that are not worth splitting: fewer operations, and as much time as a CPU takes in strips."""
+"""Similarities that are not worth splitting: fewer operations, and on a CPU about as much time as in strips."""
 STRIP = 2**22
 """Similarities in a strip whose rows are not said: 16 MiB in fp32, which caches still hold."""
 

@@ -28,7 +28,7 @@ class QuickGELU(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention through PyTorch's fused kernel.
+    """Multi-head self-attention, by the kernel that :func:`clipkit.layers.attention_kernel` chooses.
 
     Args:
         width: Model width, divisible by ``heads``.

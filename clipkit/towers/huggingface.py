@@ -16,6 +16,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig
 from clipkit.layers import Pool, pool_tokens
 from clipkit.tokens import Tokenizer, read_tokenizer
 from clipkit.towers.base import TextTower, check_vocabulary
+from clipkit.towers.padding import Form, form_of_mask, of_rows, unwarned
 from clipkit.types import ArgumentError, Features
 
 __all__ = ["HuggingFaceTower"]
@@ -60,6 +61,7 @@ class HuggingFaceTower(TextTower):
         self.tokenizer, self.end_id = words.json, words.end_id
         self.context_length, self.pad, self.pool = context_length, pad, pool
         self.encoder = _pretrained(str(name), self.config) if config is None and pretrained else _made(self.config)
+        self._form: Form = of_rows
         self.width = self._measure()
         if gradient_checkpointing:
             self._checkpoint_gradients()
@@ -103,7 +105,7 @@ class HuggingFaceTower(TextTower):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Features:
         """(B, L) ids and mask to features; ``Features.mask`` is the mask given."""
-        out = self.encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state  # (B, L, width)
+        out = self.encoder(input_ids=tokens, attention_mask=self._form(mask)).last_hidden_state  # (B, L, width)
         return Features(pool_tokens(out, mask, self.pool, tokens, self.end_id), out, mask)
 
     def resolved(self) -> dict[str, Any]:
@@ -141,6 +143,7 @@ class HuggingFaceTower(TextTower):
                 out, short = self.eval()(tokens, mask), self(tokens[2:, :half], mask[2:, :half])
         except (TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:
             raise self._wrong(error) from error
+        self._form = form_of_mask(self.encoder, tokens, mask, out.tokens)
         kind, (one, another), trimmed = self.config.model_type, out.tokens[:2, 0], short.tokens[0]
         if self.pool == "first" and torch.allclose(one, another, rtol=0, atol=1e-7):
             raise ArgumentError(
@@ -194,6 +197,7 @@ def _pretrained(name: str, settings: PreTrainedConfig) -> Any:
 def _encoder(model: Any) -> Any:
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
+    model.warn_if_padding_and_no_attention_mask = unwarned
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # pooling is ours; an unused pooler would get no gradient, which DDP refuses
     return model

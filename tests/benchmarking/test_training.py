@@ -33,6 +33,8 @@ def test_loss(tmp_path, capsys):
         "sigmoid, B = 64",
         "InfoNCE, B = 96",
         "sigmoid, B = 96",
+        "InfoNCE at once, B = 1,024",
+        "sigmoid at once, B = 1,024",
         "InfoNCE, peak at B = 256",
         "InfoNCE, peak at B = 256 beside 64",
         "sigmoid, peak at B = 256",
@@ -105,8 +107,14 @@ def test_both_sides_of_a_step_have_the_same_loss_and_gradients():
 
 
 def test_batch(tmp_path, capsys):
-    figures, out = figures_of(["batch", "--batch", "64", "--micro-batch", "16"], tmp_path, capsys)
-    assert [row["unit"] for row in figures["rows"]] == ["ms", "MiB"]
+    words = ["batch", "--batch", "64", "--micro-batch", "16", "--blocks", "1"]
+    figures, out = figures_of(words, tmp_path, capsys)
+    assert [row["unit"] for row in figures["rows"]] == ["ms", "ms", "ms", "MiB"]
+    assert [row["what"].split(", ")[-1] for row in figures["rows"][1:3]] == [
+        "the forward pass that is run again",
+        "the loss of 64",
+    ]
+    assert len({row["theirs"] for row in figures["rows"][:3]}) == 1
     assert "most memory the whole process held" in out
 
 
@@ -121,6 +129,7 @@ def test_overhead(tmp_path, capsys, monkeypatch):
         "on batches in memory",
         "its imports",
     ]
+    assert figures["rows"][3]["what"] == "a step of emoji, bf16-mixed, on loaded batches"
 
 
 @pytest.mark.nightly
@@ -139,6 +148,7 @@ def test_the_start_ends_with_the_first_step():
         (["loss", "--batches", "0"], "--batches 0 is not at least 1"),
         (["step", "--model", "ViT-H"], "--model ViT-H is not one of ViT-S-32-alt, ViT-B-32"),
         (["step", "--batch", "0"], "--batch: 0 is neither `largest` nor a number above 0"),
+        (["batch", "--blocks", "0"], "--blocks 0 is not at least 1"),
         (["overhead", "--loaded-steps", "0"], "--loaded-steps 0 is not at least 1"),
         (["batch", "--micro-batch", "1"], "--micro-batch 1 is not between 2 and --batch 32768"),
         (["overhead", "--step", "5"], "--step"),

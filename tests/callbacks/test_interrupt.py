@@ -58,6 +58,29 @@ def test_says_where_nothing_could_be_written(fit: Fit, monkeypatch: pytest.Monke
     assert saved.read_bytes() == before
 
 
+def test_any_rank_stops_all_at_the_same_step(fit: Fit, on_ranks: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's own question, for whose answer the device is waited for, is not asked."""
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("Lightning asked")
+
+    monkeypatch.setattr(
+        "lightning.pytorch.loops.training_epoch_loop._TrainingEpochLoop._broadcast_sigterm_tensor", fail
+    )
+    folder = str(Path.cwd())
+
+    def work(rank: int, world: int) -> tuple[int, int]:
+        os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+        callbacks = [Interrupt()] if rank == 0 else [Send(signal.SIGUSR1, 3), Interrupt()]
+        trainer = {"devices": world, "strategy": "ddp", "use_distributed_sampler": False, "default_root_dir": folder}
+        with pytest.raises(RunInterrupted) as stopped:
+            fit(callbacks, trainer=trainer)
+        return torch.load(Path(folder) / "interrupted.ckpt", weights_only=True)["global_step"], stopped.value.signum
+
+    # The one that got it says so; the other was asked by nobody.
+    assert on_ranks(work) == [(4, signal.SIGTERM), (4, signal.SIGUSR1)]
+
+
 def test_waits_for_the_end_of_accumulation(fit: Fit) -> None:
     trainer = {"accumulate_grad_batches": 4, "default_root_dir": str(Path.cwd())}
     with pytest.raises(RunInterrupted) as stopped:

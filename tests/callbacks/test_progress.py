@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from clipkit.callbacks import TrainingProgress
 
@@ -31,6 +34,40 @@ def test_a_bar_in_a_terminal(
     last = lines[-1].splitlines()[-1]
     assert re.fullmatch(r"epoch 2/2 ━+ 16/16 loss \d\.\d{3}  scale 14\.\d  [\d,]+ images/s \d\d:\d\d *", last), last
     assert len(last) == 120
+
+
+class Elsewhere:
+    """A loss on another device: to know it is to wait."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, read: list[int], step: int) -> None:
+        self.read, self.step = read, step
+
+    def __float__(self) -> float:
+        self.read.append(self.step)
+        return float(self.step)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_device_is_waited_for_at_the_steps_that_are_logged(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr("time.monotonic", itertools.count().__next__)  # so that each step is due
+    read: list[int] = []
+    progress, batch = TrainingProgress(seconds=0), SimpleNamespace(image=range(8))
+    trainer = SimpleNamespace(
+        global_step=0, estimated_stepping_batches=11, log_every_n_steps=4, world_size=1, max_epochs=1, current_epoch=0
+    )
+    progress.on_train_start(trainer, None)
+    for trainer.global_step in range(1, 12):
+        progress.on_train_batch_end(trainer, None, {"loss": Elsewhere(read, trainer.global_step)}, batch, 0)
+    progress.on_train_end(trainer, None)
+    assert read == [4, 8, 11]
+    if not terminal:
+        said = [line.split("loss ")[-1].split()[0] for line in capsys.readouterr().err.splitlines()]
+        assert said == ["epoch"] * 3 + ["4.000"] * 4 + ["8.000"] * 3 + ["11.000"]
 
 
 def test_speaks_seldom(fit: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:

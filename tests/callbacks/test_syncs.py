@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -44,10 +45,11 @@ BY_MASK = {  # what has to count first where it is told the places by a mask
     torch.ops.aten.index_put_.default,
     torch.ops.aten._index_put_impl_.default,
 }
-TO_HOST = ("cpu", "tolist", "numpy", "__array__")  # which make no operation where a tensor is on the host already
+TO_HOST = ("cpu", "to", "tolist", "numpy", "__array__")  # which make no operation where a tensor is on the host already
 MAY_ASK = {
     f"health.py:{Health._count_skips.__name__}",  # at each step, where it costs nothing: on a CPU
     "dataloader.py:__next__",  # what makes the batches is on the host
+    "strategy.py:batch_to_device",
 }
 
 
@@ -78,7 +80,8 @@ class Waits(TorchDispatchMode):
             method = getattr(torch.Tensor, name)
 
             def noted(tensor, *args, name=name, method=method, **kwargs):
-                self.note(name)
+                if name != "to" or any(isinstance(one, str) and one == "cpu" for one in (*args, *kwargs.values())):
+                    self.note(name)
                 return method(tensor, *args, **kwargs)
 
             monkeypatch.setattr(torch.Tensor, name, noted)
@@ -102,11 +105,10 @@ SIGMOID = [
     "--model.model.head.init_logit_bias=-10",
     "--trainer.enable_progress_bar=true",
 ]
+CASES = {"plain": [], "strips": ["--model.objective.tile=3"], "sigmoid, line of progress": SIGMOID}
 
 
-@pytest.mark.parametrize(
-    "words", [[], ["--model.objective.tile=3"], SIGMOID], ids=["at once", "strips", "sigmoid, bar"]
-)
+@pytest.mark.parametrize("words", CASES.values(), ids=CASES)
 def test_nothing_waits_between_log_steps(fitted, monkeypatch, words):
     task, data, trainer = fitted("cpu", words)
     with Waits(trainer) as waits, monkeypatch.context() as patched:
@@ -121,7 +123,11 @@ ASKS = [
     bool,
     torch.nonzero,
     lambda loss: loss.cpu(),
+    lambda loss: loss.to("cpu"),
     lambda loss: loss.tolist(),
+    np.asarray,
+    torch.unique,
+    lambda loss: torch.masked_select(loss, loss > 0),
     lambda loss: loss.numpy(),
     lambda loss: loss.view(1)[(loss > 0).view(1)],
     lambda loss: loss.clone().view(1).__setitem__((loss > 0).view(1), loss),
@@ -129,7 +135,7 @@ ASKS = [
 
 
 def test_who_asks_is_seen(fitted, monkeypatch):
-    """By each of the ways there are, one a batch."""
+    """One way a batch."""
 
     class Asks(pl.Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
@@ -155,8 +161,9 @@ class Forbid(pl.Callback):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_cuda_sees_no_wait_between_log_steps(fitted):
-    task, data, trainer = fitted("gpu")
+@pytest.mark.parametrize("words", CASES.values(), ids=CASES)
+def test_cuda_sees_no_wait_between_log_steps(fitted, words):
+    task, data, trainer = fitted("gpu", words)
     trainer.callbacks.append(Forbid())
     trainer.fit(task, datamodule=data)
     assert trainer.global_step == STEPS

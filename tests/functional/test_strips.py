@@ -101,12 +101,15 @@ def test_a_frozen_side_costs_nothing_and_changes_nothing(both, frozen):
     assert_equal(mine, kept)
 
 
-def test_one_pair_alone(both):
+@pytest.mark.parametrize("tile", [None, 1])
+@pytest.mark.parametrize("concept", [None, torch.zeros(1).long()])
+def test_one_pair_alone(both, tile, concept):
     ours, theirs = both
-    assert_equal(found(ours, make_leaves(1), tile=1), found(theirs, make_leaves(1)))
+    assert_equal(found(ours, make_leaves(1), tile=tile, concept=concept), found(theirs, make_leaves(1)))
 
 
-def test_a_large_scale(both):
+@pytest.mark.parametrize("tile", [None, 7])
+def test_a_large_scale(both, tile):
     """Scale 100, the field's clamp, on rows that match and rows that nearly match one another."""
     ours, theirs = both
     image, text, _, bias = make_leaves(64, 16, dtype=torch.float32)
@@ -114,7 +117,7 @@ def test_a_large_scale(both):
     image.data[1::2] = image.data[::2] + 1e-4  # near duplicates
     leaves = image, near, torch.tensor([4.60517], requires_grad=True), bias
     exact = found(theirs, tuple(leaf.detach().double().requires_grad_() for leaf in leaves))
-    mine = found(ours, leaves, tile=7)
+    mine = found(ours, leaves, tile=tile)
     for a, b in zip(mine, exact, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
 
@@ -139,8 +142,9 @@ def test_a_saturated_batch_keeps_its_small_gradients(tile):
     assert not torch.allclose(naive[0].double(), exact[0], rtol=1e-3, atol=0)  # and so it is worth the care
 
 
+@pytest.mark.parametrize("tile", [None, 10])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_is_no_worse_than_the_naive_loss(both, dtype):
+def test_low_precision_is_no_worse_than_the_naive_loss(both, dtype, tile):
     ours, theirs = both
     leaves = make_leaves(96, 32, dtype=torch.float32)
     image, text = (normalize(leaf, dim=-1).detach().to(dtype) for leaf in leaves[:2])
@@ -152,17 +156,23 @@ def test_low_precision_is_no_worse_than_the_naive_loss(both, dtype):
         return [value.detach().double(), *(g.double() for g in torch.autograd.grad(value, own))]
 
     exact, naive = measured(theirs, torch.float64), measured(theirs, dtype)
-    mine = measured(ours, dtype, tile=10)
+    mine = measured(ours, dtype, tile=tile)
     for a, b, right in zip(mine, naive, exact, strict=True):
         assert float((a - right).norm()) <= float((b - right).norm())
 
 
-def test_autocast_does_not_reach_the_strips(both):
+@pytest.mark.parametrize("tile", [None, 5])
+def test_autocast_does_not_reach_the_similarities(both, tile):
     leaves = make_leaves(dtype=torch.float32)
-    outside = found(both[0], leaves, tile=5)
-    with torch.autocast("cpu", torch.bfloat16):
-        inside = found(lambda i, t, s, b, **k: both[0](i.float(), t.float(), s, b, **k), leaves, tile=5)
-    assert_equal(inside, outside, 0)
+    found = []
+    for inside in (False, True):
+        image, text, *rest = leaves
+        image, text = normalize(image, dim=-1), normalize(text, dim=-1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            value = both[0](image, text, *rest, tile=tile, concept=CONCEPTS)
+        gradients = torch.autograd.grad(value, leaves, materialize_grads=True)  # outside, as Lightning has it
+        found.append([value.detach(), *gradients])
+    assert_equal(*found, 0)
 
 
 @pytest.mark.parametrize("concept", [None, torch.tensor([1, 2, 1, 3, 2, 1])])
@@ -182,6 +192,16 @@ def test_a_query_block_against_gathered_keys(rows, concept):
     at_once = rows(image, text, scale, concept=concept, all_concepts=concept, **whole)
     shares = [share(part, tile=2, join=lambda _: columns) for part in parts]
     torch.testing.assert_close(torch.stack(shares).mean(), at_once)
+
+
+@pytest.mark.parametrize("rows", [info_nce_rows, sigmoid_loss_rows])
+@pytest.mark.parametrize("missing", ["concept", "all_concepts"])
+def test_ids_of_one_side_alone_are_refused(rows, missing):
+    x, one = torch.ones(2, 3), torch.ones(())
+    ids = {"concept": torch.arange(2), "all_concepts": torch.arange(2), missing: None}
+    bias = {"logit_bias": one} if rows is sigmoid_loss_rows else {}
+    with pytest.raises(ArgumentError, match=f"^{missing}: give the ids of images and of texts, or neither"):
+        rows(x, x, one, **bias, **ids)
 
 
 def test_memory_grows_with_the_batch_and_not_its_square(both):

@@ -12,7 +12,6 @@ from clipkit.towers import ClipTextTower, HuggingFaceTower, SiglipTextTower, Tim
 LAYERS = 3
 SIZES = {"width": 32, "layers": LAYERS, "heads": 2, "context_length": 10}
 SMALL = {"hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 2, "intermediate_size": 48}
-DISTILLED = {"dim": 32, "n_layers": LAYERS, "n_heads": 2, "hidden_dim": 48}
 
 
 class Attention(TorchFunctionMode):
@@ -57,8 +56,22 @@ def test_timms(captions):
     assert attended(tower, torch.zeros(2, 3, 32, 32, dtype=torch.uint8)) == [(False, False)] * LAYERS
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "distilbert", "modernbert", "clip_text_model"])
+ENCODERS = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra", "modernbert"), SMALL),
+    "albert": {**SMALL, "embedding_size": 16},
+    "t5": {"d_model": 32, "num_layers": LAYERS, "num_heads": 2, "d_ff": 48, "d_kv": 16},
+    "distilbert": {"dim": 32, "n_layers": LAYERS, "n_heads": 2, "hidden_dim": 48},
+}
+CAUSAL = {
+    "clip_text_model": SMALL,
+    "gpt2": {"n_embd": 32, "n_layer": LAYERS, "n_head": 2},
+    "qwen2": {**SMALL, "num_key_value_heads": 1},
+}
+
+
+@pytest.mark.parametrize("family", [*ENCODERS, *CAUSAL])
 def test_transformers_by_default(family, captions):
-    config = {"model_type": family, **(DISTILLED if family == "distilbert" else SMALL)}
+    """Encoders need the mask of padding; what is causal needs none, as padding comes last."""
+    config = {"model_type": family, **(ENCODERS | CAUSAL)[family]}
     tower = HuggingFaceTower(config=config, tokenizer="emoji", context_length=10, pool="mean")
-    assert len(attended(tower, *captions)) == LAYERS
+    assert attended(tower, *captions) == [(False, True) if family in CAUSAL else (True, False)] * LAYERS

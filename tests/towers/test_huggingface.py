@@ -10,6 +10,7 @@ import tokenizers
 import torch
 from tokenizers import models, pre_tokenizers, processors
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from clipkit.layers import Pool
@@ -63,6 +64,16 @@ def captions():
     return tokens, tokens != 0
 
 
+class Values(TorchDispatchMode):
+    """How often the value of a tensor was asked for."""
+
+    times = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.times += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
 def slow_pool(tokens, mask, pool):
     """Row by row; these captions end with their end token, so `eos` is the last."""
     rows = [row[flags] for row, flags in zip(tokens, mask, strict=True)]
@@ -97,6 +108,32 @@ def test_padding_changes_nothing(family, captions):
         alone = tower(tokens[1:2, :5], mask[1:2, :5]).pooled
     torch.testing.assert_close(padded, pooled, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(alone, pooled[1:2], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_it_is_told_of_padding_changes_nothing(family, captions):
+    """Nor does it ask for values, which on a GPU is to wait, but for the one that takes no other form."""
+    tower, (tokens, mask) = made(family).eval(), captions
+    with torch.no_grad():
+        by_rows = tower.encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+        with Values() as asked:
+            found = tower(tokens, mask).tokens
+    torch.testing.assert_close(found[mask], by_rows[mask], rtol=1e-4, atol=1e-5)
+    assert asked.times == (1 if family == "mpnet" else 0)
+
+
+def test_a_window_that_padding_leaks_into_is_told_of_rows():
+    """Keys alone would have local attention see as far as global attention does."""
+    config = {"local_attention": 4}
+    tokens = torch.arange(3, 3 + 2 * CONTEXT).view(2, CONTEXT)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    mask[1, 12:] = False
+    tower = made("modernbert", config=config).eval()
+    with torch.no_grad():
+        by_rows = tower.encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+        torch.testing.assert_close(tower(tokens, mask).tokens[mask], by_rows[mask], rtol=1e-4, atol=1e-5)
+        by_keys = tower.encoder(input_ids=tokens, attention_mask=mask[:, None, None]).last_hidden_state
+    assert not torch.allclose(by_keys[mask], by_rows[mask], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("family", sorted(CAUSAL | {"bert", "modernbert", "t5"}))
