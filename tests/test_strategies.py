@@ -186,6 +186,24 @@ def test_blocks_are_sharded_and_encoders_work_outside_forward(on_ranks, fit, mak
     assert max(held for _, held, *_ in found) < 0.51 * total
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_compiled_model_trains_alike(on_ranks, fit, monkeypatch, strategy):
+    def compile_fast(self, **_):
+        self._compiled_call_impl = torch.compile(self._call_impl, backend="aot_eager")
+
+    monkeypatch.setattr(nn.Module, "compile", compile_fast)
+
+    def work(rank, world):
+        losses, trainer = fit(rank, world, strategy, {"compile": True}, {"max_epochs": 1})
+        return losses, weights(trainer)
+
+    expected, trainer = fit(0, 1, options={"max_epochs": 1})
+    for losses, parameters in on_ranks(work):
+        assert losses == pytest.approx(expected, rel=1e-8)
+        for name, value in weights(trainer).items():
+            torch.testing.assert_close(parameters[name], value, rtol=1e-8, atol=1e-8)
+
+
 BERT = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 BERT |= {"intermediate_size": 32, "max_position_embeddings": 16}
 
