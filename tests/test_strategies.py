@@ -186,6 +186,7 @@ def test_blocks_are_sharded_and_encoders_work_outside_forward(on_ranks, fit, mak
     assert max(held for _, held, *_ in found) < 0.51 * total
 
 
+@pytest.mark.nightly  # 40 seconds of tracing
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_a_compiled_model_trains_alike(on_ranks, fit, monkeypatch, strategy):
     def compile_fast(self, **_):
