@@ -135,7 +135,8 @@ def measure_loading(name: str, task: Any, data: Any, trainer: pl.Trainer, rounds
     device, precision = trainer.strategy.root_device, trainer.precision_plugin
     loader = iter(itertools.chain.from_iterable(data.train_dataloader() for _ in itertools.count()))
     kept = [next(loader).to(device) for _ in range(4)]
-    plain = _step(task.to(device), precision.forward_context)
+    converted: Any = precision.convert_module(task.to(device))
+    plain = _step(converted, precision.forward_context)
 
     def step(batch: ImageTextBatch) -> None:
         plain(batch.to(device))

@@ -55,13 +55,15 @@ class Interrupt(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the signals, after Lightning has set its own handlers."""
-        self._asked, self._step = None, trainer.global_step
+        self._asked, self._step, self._hosts = None, trainer.global_step, None
+        if trainer.received_sigterm:  # before training, when Lightning listened: it would stop this rank alone
+            self._asked, trainer._signal_connector.received_sigterm = signal.SIGTERM, False
         if threading.current_thread() is threading.main_thread():
             for signum in SIGNALS:
                 self._before[signum] = signal.signal(signum, self._ask)
         if world_size() > 1:
             # Lightning asks before every batch whether rank 0 has got a SIGTERM, and waits for the device to hear it.
-            # Here Lightning gets none, and ranks agree from host to host.
+            # From here on it gets none, and ranks agree from host to host.
             loop: Any = trainer.fit_loop.epoch_loop
             loop._broadcast_sigterm_tensor = _nothing
             timeout = getattr(trainer.strategy, "_timeout", None)
@@ -84,13 +86,18 @@ class Interrupt(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give the signals back."""
+        self._give_back(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give the signals back; Lightning does not always tear down after an error."""
+        self._give_back(trainer)
+
+    def _give_back(self, trainer: pl.Trainer) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before.clear()
         trainer.fit_loop.epoch_loop.__dict__.pop("_broadcast_sigterm_tensor", None)
-        if self._hosts is not None:
-            dist.destroy_process_group(self._hosts)
-            self._hosts = None
+        self._hosts = None
 
     def _any_asked(self) -> bool:
         """Whether any rank is asked to stop; the device is not waited for."""

@@ -34,7 +34,7 @@ class TrainingProgress(ProgressBar):
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._began = self._said = 0.0
-        self._images = self._first_step = 0
+        self._images = self._first_step = self._step = 0
         self._figures = ""
 
     def disable(self) -> None:
@@ -48,7 +48,8 @@ class TrainingProgress(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar."""
         self._began = self._said = time.monotonic()
-        self._images, self._first_step, self._figures = 0, trainer.global_step, ""
+        self._images, self._figures = 0, ""
+        self._first_step = self._step = trainer.global_step
         if self._enabled and sys.stderr.isatty():
             columns = (
                 TextColumn("[bold]{task.description}"),
@@ -67,12 +68,13 @@ class TrainingProgress(ProgressBar):
         """Show where the run is."""
         self._images += len(batch.image) * trainer.world_size
         now = time.monotonic()
+        stepped, self._step = trainer.global_step != self._step, trainer.global_step  # else it still accumulates
         last = trainer.global_step == _steps(trainer)
         due = last or now - self._said >= (0.2 if self._bar else self.seconds)
         if not self._enabled:
             return
         free = due and outputs["loss"].device.type == "cpu"
-        if free or last or is_logged(trainer, trainer.global_step):
+        if free or (stepped and (last or is_logged(trainer, trainer.global_step))):
             self._figures = f"{_read(outputs)}  "
         if due:
             self._said = now

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Mapping
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -132,9 +133,10 @@ class HuggingFaceTower(TextTower):
         words = Tokenizer(self.tokenizer)
         # Positions may count only what is no padding, which MPNet takes to be 1 whatever its configuration says.
         padding = {self.config.pad_token_id, words.pad_id, 1}
-        word, other, *_ = (i for i in reversed(range(words.vocab_size)) if i not in padding)
         length, half = self.context_length, (self.context_length + 1) // 2
-        tokens = torch.full((3, length), word)  # a caption, one that differs in its last word, and half of one
+        other, *some = islice((i for i in reversed(range(words.vocab_size)) if i not in padding), length + 1)
+        # A caption, one that differs in its last word, and half of one.
+        tokens = torch.tensor(list(islice(cycle(some or [other]), length))).repeat(3, 1)
         tokens[1, -1], tokens[2, half:] = other, words.pad_id
         mask = torch.ones_like(tokens, dtype=torch.bool)
         mask[2, half:] = False

@@ -19,6 +19,21 @@ from clipkit.checkpoints import DurableCheckpointIO
 Fit = Callable[..., Any]
 
 
+class Ended(pl.Callback):
+    """At which step, and whether Lightning has its own back by then."""
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self.step = trainer.global_step
+        self.patched = "_broadcast_sigterm_tensor" in vars(trainer.fit_loop.epoch_loop)
+
+
+class Told(pl.Callback):
+    """Lightning's handler got a SIGTERM before training began."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        trainer._signal_connector.received_sigterm = True
+
+
 class Send(pl.Callback):
     """Sends this process a signal before a batch."""
 
@@ -71,14 +86,30 @@ def test_any_rank_stops_all_at_the_same_step(fit: Fit, on_ranks: Fit, monkeypatc
 
     def work(rank: int, world: int) -> tuple[int, int]:
         os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
-        callbacks = [Interrupt()] if rank == 0 else [Send(signal.SIGUSR1, 3), Interrupt()]
+        ended, interrupt = Ended(), Interrupt()
+        callbacks = [interrupt, ended] if rank == 0 else [Send(signal.SIGUSR1, 3), interrupt, ended]
         trainer = {"devices": world, "strategy": "ddp", "use_distributed_sampler": False, "default_root_dir": folder}
         with pytest.raises(RunInterrupted) as stopped:
             fit(callbacks, trainer=trainer)
-        return torch.load(Path(folder) / "interrupted.ckpt", weights_only=True)["global_step"], stopped.value.signum
+        assert (ended.patched, interrupt._hosts, interrupt._before) == (False, None, {})
+        return ended.step, stopped.value.signum
 
     # The one that got it says so; the other was asked by nobody.
     assert on_ranks(work) == [(4, signal.SIGTERM), (4, signal.SIGUSR1)]
+
+
+def test_a_sigterm_before_training_stops_all_after_a_step(fit: Fit, on_ranks: Fit) -> None:
+    folder = str(Path.cwd())
+
+    def work(rank: int, world: int) -> int:
+        os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+        ended = Ended()
+        trainer = {"devices": world, "strategy": "ddp", "use_distributed_sampler": False, "default_root_dir": folder}
+        with pytest.raises(RunInterrupted):
+            fit([*([Told()] if rank else []), Interrupt(), ended], trainer=trainer)
+        return ended.step
+
+    assert on_ranks(work) == [1, 1]
 
 
 def test_waits_for_the_end_of_accumulation(fit: Fit) -> None:

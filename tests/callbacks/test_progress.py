@@ -61,13 +61,14 @@ def test_a_device_is_waited_for_at_the_steps_that_are_logged(
         global_step=0, estimated_stepping_batches=11, log_every_n_steps=4, world_size=1, max_epochs=1, current_epoch=0
     )
     progress.on_train_start(trainer, None)
-    for trainer.global_step in range(1, 12):
+    for number in range(2, 24):  # two batches a step
+        trainer.global_step = number // 2
         progress.on_train_batch_end(trainer, None, {"loss": Elsewhere(read, trainer.global_step)}, batch, 0)
     progress.on_train_end(trainer, None)
     assert read == [4, 8, 11]
     if not terminal:
         said = [line.split("loss ")[-1].split()[0] for line in capsys.readouterr().err.splitlines()]
-        assert said == ["epoch"] * 3 + ["4.000"] * 4 + ["8.000"] * 3 + ["11.000"]
+        assert said == ["epoch"] * 6 + ["4.000"] * 8 + ["8.000"] * 6 + ["11.000"] * 2
 
 
 def test_speaks_seldom(fit: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:

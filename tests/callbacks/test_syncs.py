@@ -104,6 +104,7 @@ SIGMOID = [
     "--model.objective={class_path: clipkit.objectives.Sigmoid, tile: 3}",
     "--model.model.head.init_logit_bias=-10",
     "--trainer.enable_progress_bar=true",
+    "--trainer.callbacks=[{class_path: clipkit.callbacks.TrainingProgress, seconds: 1000}]",  # of a CPU it reads each
 ]
 CASES = {"plain": [], "strips": ["--model.objective.tile=3"], "sigmoid, line of progress": SIGMOID}
 

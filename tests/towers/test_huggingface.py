@@ -112,14 +112,14 @@ def test_padding_changes_nothing(family, captions):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_it_is_told_of_padding_changes_nothing(family, captions):
-    """Nor does it ask for values, which on a GPU is to wait, but for the one that takes no other form."""
+    """Nor does it ask for values, which on a GPU is to wait, but for those that take no other form."""
     tower, (tokens, mask) = made(family).eval(), captions
     with torch.no_grad():
         by_rows = tower.encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
         with Values() as asked:
             found = tower(tokens, mask).tokens
     torch.testing.assert_close(found[mask], by_rows[mask], rtol=1e-4, atol=1e-5)
-    assert asked.times == (1 if family == "mpnet" else 0)
+    assert (asked.times > 0) == (family in ("mpnet", "modernbert"))
 
 
 def test_a_window_that_padding_leaks_into_is_told_of_rows():
