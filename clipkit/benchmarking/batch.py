@@ -21,7 +21,9 @@ from clipkit.types import Embeddings, ImageTextBatch
 __all__ = ["measure_batch"]
 
 SIZE = 64
+"""Pixels a side."""
 WIDTH = 64
+"""Of the embeddings."""
 AT_ONCE = 1024
 """The memory of a batch that is not split is measured at this size, and grows with it."""
 
