@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from clipkit.benchmarking.rows import Row, from_seconds, rate
 from clipkit.benchmarking.timing import interleaved, wait
-from clipkit.functional import info_nce
 from clipkit.heads import ContrastiveHead
 from clipkit.models import DualEncoder
+from clipkit.objectives import InfoNCE
 from clipkit.optim import parameter_groups
 from clipkit.towers import ClipTextTower, TimmTower
 from clipkit.types import ImageTextBatch
@@ -92,15 +92,15 @@ def steps_of(architecture: Architecture, batch: int, precision: str, device: str
     trimmed = ImageTextBatch(
         images, tokens[:, :longest], mask[:, :longest], torch.arange(batch), torch.arange(batch), {}
     ).to(device)
-    pixels, tokens, loss = pixels.to(device), tokens.to(device), ClipLoss()
+    pixels, tokens, loss, objective = pixels.to(device), tokens.to(device), ClipLoss(), InfoNCE()
 
     def open_clip_loss() -> Tensor:
         out: Tensor = loss(*theirs(pixels, tokens))
         return out
 
     def clipkit_loss() -> Tensor:
-        outputs = ours(trimmed)
-        return info_nce(outputs.image, outputs.text, outputs.logit_scale)
+        out: Tensor = objective(ours(trimmed), trimmed).loss
+        return out
 
     sides: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {
         "theirs": (theirs, open_clip_loss),
@@ -108,8 +108,8 @@ def steps_of(architecture: Architecture, batch: int, precision: str, device: str
     }
     _refuse_other_losses({name: forward for name, (_, forward) in sides.items()})
     if compile:
-        theirs.compile()
-        ours.compile()
+        for compiled in (theirs, ours, objective):
+            compiled.compile()
     return {name: Steps(model, _step(model, forward, precision, device)) for name, (model, forward) in sides.items()}
 
 

@@ -19,10 +19,12 @@ from clipkit.types import ArgumentError
 
 __all__ = ["AT_ONCE", "STRIP", "check_tile", "negatives_logsumexp", "pair_losses", "softplus_exact", "strip_rows"]
 
-AT_ONCE = 2**20
-"""Similarities that are not worth splitting: fewer operations, and on a CPU about as much time as in strips."""
+AT_ONCE = 2**19
+"""Similarities that are not worth splitting: fewer operations, and on a CPU no more time than in strips."""
 STRIP = 2**22
 """Similarities in a strip whose rows are not said: 16 MiB in fp32, which caches still hold."""
+COMPILED = 2**26
+"""The largest block whose strips a compiler is shown; it keeps them all in memory, and unrolls the loop over them."""
 
 _EXACT = 80.0
 """Above it log(1 + exp(x)) is x in any floating type; PyTorch's own threshold of 20 is for fp32 alone."""
@@ -76,7 +78,7 @@ def negatives_logsumexp(
     Raises:
         ArgumentError: For a tile of no rows.
     """
-    found: Any = _Negatives.apply(image, text, logit_scale, offset, tile)
+    found: Any = _apply(_Negatives, image, text, logit_scale, offset, tile)
     return cast("tuple[Tensor, Tensor, Tensor]", found)
 
 
@@ -106,8 +108,21 @@ def pair_losses(
     Raises:
         ArgumentError: For a tile of no rows.
     """
-    found: Any = _Pairs.apply(image, text, logit_scale, logit_bias, concepts, offset, tile)
+    found: Any = _apply(_Pairs, image, text, logit_scale, logit_bias, concepts, offset, tile)
     return cast("Tensor", found)
+
+
+def _apply(function: type[torch.autograd.Function], image: Tensor, text: Tensor, *rest: Any) -> Any:
+    """In the graph of a compiled step too, unless that would take the memory that strips are there to save."""
+    *_, tile = rest
+    if torch.compiler.is_compiling() and (tile is not None or len(image) * len(text) > COMPILED):
+        return _uncompiled(function, image, text, *rest)
+    return function.apply(image, text, *rest)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # PyTorch's has no types
+def _uncompiled(function: type[torch.autograd.Function], *args: Any) -> Any:
+    return function.apply(*args)
 
 
 class _Block:

@@ -44,7 +44,7 @@ class ContrastiveTask(pl.LightningModule):
         schedule: ``cosine`` to zero over the run, or ``constant``.
         trainable: What trains, by child of the model: ``all``, ``none`` or its last N blocks. All where none is said.
         lr_scale: Factor on the learning rate, by child of the model.
-        compile: Whether to compile the model with ``torch.compile``.
+        compile: Whether to compile model and objective with ``torch.compile``.
         micro_batch_size: Samples that the model sees at a time. The loss is over the whole batch, the memory that of
             this many, the time that of a forward pass more.
 
@@ -75,8 +75,8 @@ class ContrastiveTask(pl.LightningModule):
         self.lr_scale, self.micro_batch_size = dict(lr_scale or {}), micro_batch_size
         set_trainable(model, trainable or {})
         self._refuse_late_errors()
-        if compile:
-            self.model.compile()
+        for part in (model, objective) if compile else ():
+            part.compile()
         modules = itertools.chain(model.modules(), objective.modules())
         self._after_step: list[Any] = [module for module in modules if hasattr(module, "after_optimizer_step")]
 

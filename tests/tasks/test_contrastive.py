@@ -239,8 +239,9 @@ def test_a_compiled_model_trains_alike_without_graph_breaks(make_model, batches,
     monkeypatch.setattr(nn.Module, "compile", compile_whole)
     model = make_model()
     other = copy.deepcopy(model)
-    trainer, recorder = fit(task_of(model, compile=True, micro_batch_size=rows), batches[:3])
-    assert compiled == [model]
+    task = task_of(model, compile=True, micro_batch_size=rows)
+    trainer, recorder = fit(task, batches[:3])
+    assert compiled == [model, task.objective]
     assert recorder.losses == pytest.approx(fit(task_of(other), batches[:3])[1].losses, rel=1e-4)
     trainer.save_checkpoint(tmp_path / "compiled.ckpt")
     assert torch.equal(clipkit.load(tmp_path / "compiled.ckpt").text.positions, model.text.positions)
