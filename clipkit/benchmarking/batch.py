@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -10,7 +11,7 @@ from torch.nn.functional import normalize
 
 from clipkit.benchmarking.memory import peak_memory
 from clipkit.benchmarking.rows import Row, from_seconds, quotient
-from clipkit.benchmarking.timing import interleaved, wait
+from clipkit.benchmarking.timing import interleaved, repeated, wait
 from clipkit.heads import ContrastiveHead
 from clipkit.models import DualEncoder
 from clipkit.objectives import InfoNCE
@@ -26,9 +27,20 @@ WIDTH = 64
 """Of the embeddings."""
 AT_ONCE = 1024
 """The memory of a batch that is not split is measured at this size, and grows with it."""
+AGAINST = 4096
+"""The largest batch that another's accumulation is held against: its loss is made whole for every micro-batch."""
+
+Step = Callable[[], None]
+Accumulating = Callable[[DualEncoder, ImageTextBatch, int], Step]
 
 
-def measure_batch(batch: int, micro_batch: int, rounds: int, blocks: int) -> list[Row]:
+def measure_batch(
+    batch: int,
+    micro_batch: int,
+    rounds: int,
+    blocks: int,
+    rival: Accumulating | None = None,
+) -> list[Row]:
     """Measure value and gradient of a ViT-Ti/16 at 64 pixels and a small text tower, on the device there is.
 
     Args:
@@ -36,25 +48,28 @@ def measure_batch(batch: int, micro_batch: int, rounds: int, blocks: int) -> lis
         micro_batch: Samples that the model sees at a time, and the small batch that the large one is held against.
         rounds: How often each is timed.
         blocks: Of the vision tower.
+        rival: Another's step of a large batch in small ones.
 
     Returns:
         Time a sample beside the small batch's; what is more in it, the forward pass that is run again and the larger
-        loss, as shares of the small batch's; and memory beside what the large batch would take at once.
+        loss, as shares of the small batch's; and memory beside what the large batch would take at once. With a rival
+        first its time a sample, and memory, at no more than 4,096 pairs.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = _tiny(blocks).to(device)
     large, small = (_batch(rows).to(device) for rows in (batch, micro_batch))
     times = max(1, min(batch // micro_batch, 32))  # as one small step is soon over
+    beside = [] if rival is None else _beside(model, large.part(slice(AGAINST)), micro_batch, rounds, rival)
     taken = interleaved(
         {
-            "small": lambda: _repeated(_step(model, small, None), times),
+            "small": repeated(_step(model, small, None), times),
             "large": _step(model, large, micro_batch),
-            "forward": lambda: _repeated(_forward(model, small), times),
+            "forward": repeated(_forward(model, small), times),
             "loss": _loss(large),
         },
         rounds,
     )
-    rows = {"small": times * micro_batch, "large": batch, "forward": times * micro_batch, "loss": batch}
+    rows = {"small": micro_batch, "large": batch, "forward": micro_batch, "loss": batch}
     a_sample = {side: [one / rows[side] for one in seconds] for side, seconds in taken.items()}
     what, base = f"{batch:,} pairs in micro-batches of {micro_batch}", f"a batch of {micro_batch}"
 
@@ -65,11 +80,27 @@ def measure_batch(batch: int, micro_batch: int, rounds: int, blocks: int) -> lis
     alone = batch / fewer * peak_memory(_step(model, _batch(fewer).to(device), None))
     here = peak_memory(_step(model, large, micro_batch))
     return [
+        *beside,
         row(f"{what}, a sample", "large"),
         row("of it, the forward pass that is run again", "forward"),
         row(f"of it, the loss of {batch:,}", "loss"),
         quotient(f"{what}, peak", "at once", alone / 2**20, here / 2**20, "MiB"),
     ]
+
+
+def _beside(
+    model: DualEncoder,
+    batch: ImageTextBatch,
+    rows: int,
+    rounds: int,
+    rival: Accumulating,
+) -> list[Row]:
+    pairs, times = len(batch.image), math.ceil(len(batch.image) / rows)
+    what, base = f"{pairs:,} pairs in micro-batches of {rows}", f"open_clip's, accumulated {times} times"
+    sides = {"theirs": rival(model, batch, rows), "ours": _step(model, batch, rows)}
+    a_sample = {side: [one / pairs for one in taken] for side, taken in interleaved(sides, rounds).items()}
+    theirs, ours = (peak_memory(step) / 2**20 for step in sides.values())
+    return [from_seconds(f"{what}, a sample", base, a_sample), quotient(f"{what}, peak", base, theirs, ours, "MiB")]
 
 
 def _tiny(blocks: int) -> DualEncoder:
@@ -89,7 +120,7 @@ def _batch(rows: int) -> ImageTextBatch:
     return ImageTextBatch(image, tokens, torch.ones_like(tokens, dtype=torch.bool), ids, ids, {})
 
 
-def _step(model: DualEncoder, batch: ImageTextBatch, rows: int | None) -> Callable[[], None]:
+def _step(model: DualEncoder, batch: ImageTextBatch, rows: int | None) -> Step:
     objective, parameters = InfoNCE(), list(model.parameters())
 
     def run() -> None:
@@ -100,7 +131,7 @@ def _step(model: DualEncoder, batch: ImageTextBatch, rows: int | None) -> Callab
     return run
 
 
-def _forward(model: DualEncoder, batch: ImageTextBatch) -> Callable[[], None]:
+def _forward(model: DualEncoder, batch: ImageTextBatch) -> Step:
     def run() -> None:
         model(batch)  # with what a backward pass would need, as it is run again
         wait(batch.image.device)
@@ -108,7 +139,7 @@ def _forward(model: DualEncoder, batch: ImageTextBatch) -> Callable[[], None]:
     return run
 
 
-def _loss(batch: ImageTextBatch) -> Callable[[], None]:
+def _loss(batch: ImageTextBatch) -> Step:
     device, rows = batch.image.device, len(batch.image)
     image, text = (normalize(torch.randn(rows, WIDTH, device=device), dim=-1).requires_grad_() for _ in range(2))
     outputs, objective = Embeddings(image, text, torch.tensor(1 / 0.07, device=device)), InfoNCE()
@@ -118,8 +149,3 @@ def _loss(batch: ImageTextBatch) -> Callable[[], None]:
         wait(device)
 
     return run
-
-
-def _repeated(run: Callable[[], None], times: int) -> None:
-    for _ in range(times):
-        run()

@@ -11,24 +11,28 @@ from torch.nn.functional import normalize
 
 from clipkit.benchmarking.memory import peak_memory
 from clipkit.benchmarking.rows import Row, in_turn, quotient
-from clipkit.benchmarking.timing import wait
+from clipkit.benchmarking.timing import repeated, wait
 from clipkit.functional import info_nce, sigmoid_loss
 
-__all__ = ["measure_losses"]
+__all__ = ["LOSSES", "measure_losses"]
 
 MOST_AT_ONCE = 8192
 """open_clip's memory is measured up to this batch, and grows with its square beyond."""
 
-FEW = 1024
-"""The largest batch whose similarities are all made at once; it is held against the other way."""
+FEW = (256, 724)
+"""Batches whose similarities are all made at once, the second the largest such; held against the other way."""
+LOSSES = ("InfoNCE", "sigmoid")
 
 Loss = Callable[..., Tensor]
 
 
-def measure_losses(batches: Sequence[int], memory_batch: int, width: int, rounds: int) -> list[Row]:
-    """Measure value and gradient of both losses by open_clip and by clipkit, on the device there is.
+def measure_losses(
+    names: Sequence[str], batches: Sequence[int], memory_batch: int, width: int, rounds: int
+) -> list[Row]:
+    """Measure value and gradient of losses by open_clip and by clipkit, on the device there is.
 
     Args:
+        names: Of :data:`LOSSES`.
         batches: Sizes to time.
         memory_batch: Size to measure the memory at; open_clip's is measured up to 8,192 and scaled with the square.
         width: Of embeddings, fp32.
@@ -42,18 +46,18 @@ def measure_losses(batches: Sequence[int], memory_batch: int, width: int, rounds
         ModuleNotFoundError: Where open_clip_torch is not installed.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pairs, rows = _pairs(), []
+    pairs, rows = {name: pair for name, pair in _pairs().items() if name in names}, []
     for batch in batches:
         leaves = _leaves(batch, width, device)
         for name, (theirs, ours) in pairs.items():
             rows.append(
                 in_turn(f"{name}, B = {batch:,}", "open_clip", _step(theirs, leaves), _step(ours, leaves), rounds)
             )
-    leaves = _leaves(FEW, width, device)
-    for name, (_, ours) in pairs.items():
-        in_strips = partial(ours, tile=FEW)
-        what = f"{name} at once, B = {FEW:,}"
-        rows.append(in_turn(what, "in one strip", _step(in_strips, leaves), _step(ours, leaves), rounds))
+    for batch in FEW:
+        leaves, times = _leaves(batch, width, device), (4 * FEW[-1] // batch) ** 2
+        for name, (_, ours) in pairs.items():
+            strip, once = (repeated(_step(loss, leaves), times) for loss in (partial(ours, tile=batch), ours))
+            rows.append(in_turn(f"{name} at once, B = {batch:,}", "in one strip", strip, once, rounds))
     for name, (theirs, ours) in pairs.items():
         fewer = min(memory_batch, MOST_AT_ONCE)
         scale = (memory_batch / fewer) ** 2

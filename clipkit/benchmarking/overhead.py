@@ -92,7 +92,9 @@ class BareTask(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), fused=True)
 
 
-def measure_loops(watched: Watched, steps: int, rounds: int) -> list[Row]:
+def measure_loops(
+    watched: Watched, steps: int, rounds: int, rival: Callable[[float, int], float] | None = None
+) -> list[Row]:
     """Time a step that does nothing and one that takes 100 ms, in clipkit, in bare Lightning and by hand.
 
     Args:
@@ -100,23 +102,32 @@ def measure_loops(watched: Watched, steps: int, rounds: int) -> list[Row]:
         steps: Of a run in which a step does nothing; one of 100 ms is taken a fortieth as often, which for 2,000 is up
             to the first step that is logged.
         rounds: Runs of each.
+        rival: Another's loop: seconds that a step takes by itself, and how many, to the seconds that each took.
 
     Returns:
-        Milliseconds a step: clipkit beside bare Lightning, and both beside a loop by hand.
+        Milliseconds a step: clipkit beside bare Lightning, and both beside a loop by hand; with a rival clipkit beside
+        that too.
     """
     loops: dict[str, Callable[[float, int], float]] = {
-        "by hand": _by_hand,
+        "a loop by hand": _by_hand,
         "Lightning": _with_lightning,
         "ours": partial(_with_clipkit, watched),
     }
-    few = max(3, steps // 40)
-    idle = interleaved({name: partial(loops[name], 0.0, steps) for name in ("Lightning", "ours")}, rounds)
+    others = {} if rival is None else {"open_clip's loop": rival}
+    loops |= others
+    few, names = max(3, steps // 40), ["Lightning", "ours", *others]
+    idle = interleaved({name: partial(loops[name], 0.0, steps) for name in names}, rounds)
     slow = interleaved({name: partial(loop, 0.1, few) for name, loop in loops.items()}, rounds)
-    what, by_hand = f"a step of nothing, {steps:,} of them", slow["by hand"]
+    nothing = f"a step of nothing, {steps:,} of them"
+
+    def row(what: str, taken: dict[str, list[float]], base: str, side: str = "ours") -> Row:
+        return from_seconds(what, base, {"theirs": taken[base], "ours": taken[side]})
+
     return [
-        from_seconds(what, "Lightning", {"theirs": idle["Lightning"], "ours": idle["ours"]}),
-        from_seconds("a step of 100 ms", "a loop by hand", {"theirs": by_hand, "ours": slow["ours"]}),
-        from_seconds("the same in bare Lightning", "a loop by hand", {"theirs": by_hand, "ours": slow["Lightning"]}),
+        row(nothing, idle, "Lightning"),
+        row("a step of 100 ms", slow, "a loop by hand"),
+        row("the same in bare Lightning", slow, "a loop by hand", "Lightning"),
+        *(row(what, taken, name) for name in others for what, taken in ((nothing, idle), ("a step of 100 ms", slow))),
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["Ratio", "interleaved", "ratio", "seconds_a_sample", "wait"]
+__all__ = ["Ratio", "interleaved", "ratio", "repeated", "seconds_a_sample", "wait"]
 
 
 class Ratio(NamedTuple):
@@ -41,6 +41,18 @@ def interleaved(sides: Mapping[str, Callable[[], float | None]], rounds: int) ->
             given = sides[name]()
             taken[name].append(time.perf_counter() - start if given is None else given)
     return taken
+
+
+def repeated(run: Callable[[], None], times: int) -> Callable[[], float]:
+    """So many runs as a side of :func:`interleaved`, where one would soon be over; it gives the seconds of one."""
+
+    def side() -> float:
+        start = time.perf_counter()
+        for _ in range(times):
+            run()
+        return (time.perf_counter() - start) / times
+
+    return side
 
 
 def ratio(one: list[float], other: list[float]) -> Ratio:

@@ -55,7 +55,7 @@ SUBJECTS = {
 }
 
 
-AGAINST = "what `data` is to be measured beside; `loss` and `step` always are, `batch` and `overhead` have other sides"
+AGAINST = "what it is to be measured beside, too; `loss` and `step` always are"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -36,18 +36,20 @@ def add_loss_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare ``clipkit bench loss``."""
     parser.add_argument("--batches", metavar="B", type=int, nargs="+", default=[4096, 8192], help="sizes to time")
     parser.add_argument("--memory", metavar="B", type=int, default=32768, help="size to measure the memory at (32,768)")
+    parser.add_argument("--loss", choices=["InfoNCE", "sigmoid"], help="one of them alone (both)")
     parser.add_argument("--width", metavar="D", type=int, default=512, help="of the embeddings (512)")
     _add_rounds(parser, 5)
 
 
 def measure_loss(args: argparse.Namespace) -> dict[str, Any]:
     """Figures of the losses; they are always held against open_clip's."""
-    from clipkit.benchmarking import measure_losses
+    from clipkit.benchmarking import LOSSES, measure_losses
 
     _at_least(args, 1, "rounds", "width", "memory")
     if min(args.batches) < 1:
         raise ConfigError(f"--batches {min(args.batches)} is not at least 1.")
-    return _figures(args, measure_losses(args.batches, args.memory, args.width, args.rounds))
+    names = LOSSES if args.loss is None else (args.loss,)
+    return _figures(args, measure_losses(names, args.batches, args.memory, args.width, args.rounds))
 
 
 def add_step_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,12 +93,13 @@ def measure_batch(args: argparse.Namespace) -> dict[str, Any]:
     """Figures of a large batch in micro-batches."""
     import resource
 
-    from clipkit.benchmarking import measure_batch
+    from clipkit.benchmarking import accumulated_step, measure_batch
 
     _at_least(args, 1, "rounds", "blocks")
     if not 2 <= args.micro_batch <= args.batch:
         raise ConfigError(f"--micro-batch {args.micro_batch} is not between 2 and --batch {args.batch}.")
-    figures = _figures(args, measure_batch(args.batch, args.micro_batch, args.rounds, args.blocks))
+    rival = accumulated_step if args.against else None
+    figures = _figures(args, measure_batch(args.batch, args.micro_batch, args.rounds, args.blocks, rival))
     return {**figures, "process_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 
 
@@ -114,7 +117,7 @@ def add_overhead_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure_overhead(args: argparse.Namespace) -> dict[str, Any]:
     """Figures of what is around a step."""
-    from clipkit.benchmarking import measure_loading, measure_loops, measure_start
+    from clipkit.benchmarking import measure_loading, measure_loops, measure_start, time_no_model
     from clipkit.cli.config import load_experiment
     from clipkit.cli.session import default_callbacks, quiet
     from clipkit.tracking import MLflowLogger
@@ -133,7 +136,7 @@ def measure_overhead(args: argparse.Namespace) -> dict[str, Any]:
         def watched(run: Path) -> tuple[Logger, list[pl.Callback]]:
             return MLflowLogger(tracking_uri=database, save_dir=str(run)), default_callbacks(experiment)
 
-        rows = measure_loops(watched, args.steps, args.rounds)
+        rows = measure_loops(watched, args.steps, args.rounds, time_no_model if args.against else None)
         built = experiment.build()
         rows.append(measure_loading(experiment.name, *built, args.rounds, args.loaded_steps))
     rows.append(measure_start(EMOJI, args.rounds))

@@ -7,10 +7,13 @@ import json
 import pytest
 import torch
 
+from clipkit.benchmarking.batch import _batch, _tiny
+from clipkit.benchmarking.open_clip_loop import accumulated_step
 from clipkit.benchmarking.overhead import LIBRARIES, measure_start
 from clipkit.benchmarking.rows import Row, from_seconds, quotient, rate
 from clipkit.benchmarking.step import ARCHITECTURES, Steps, clipkit_model, largest_batch, steps_of
 from clipkit.cli import main
+from clipkit.objectives import InfoNCE
 
 
 def figures_of(words, tmp_path, capsys):
@@ -33,14 +36,22 @@ def test_loss(tmp_path, capsys):
         "sigmoid, B = 64",
         "InfoNCE, B = 96",
         "sigmoid, B = 96",
-        "InfoNCE at once, B = 1,024",
-        "sigmoid at once, B = 1,024",
+        "InfoNCE at once, B = 256",
+        "sigmoid at once, B = 256",
+        "InfoNCE at once, B = 724",
+        "sigmoid at once, B = 724",
         "InfoNCE, peak at B = 256",
         "InfoNCE, peak at B = 256 beside 64",
         "sigmoid, peak at B = 256",
         "sigmoid, peak at B = 256 beside 64",
     ]
     assert "share of theirs" in out
+
+
+def test_one_loss_alone(tmp_path, capsys):
+    words = ["loss", "--loss", "sigmoid", "--batches", "8", "--memory", "16", "--width", "8"]
+    rows = figures_of(words, tmp_path, capsys)[0]["rows"]
+    assert {row["what"].split()[0].strip(",") for row in rows} == {"sigmoid"}
 
 
 def test_step(tmp_path, capsys):
@@ -109,13 +120,26 @@ def test_both_sides_of_a_step_have_the_same_loss_and_gradients():
 def test_batch(tmp_path, capsys):
     words = ["batch", "--batch", "64", "--micro-batch", "16", "--blocks", "1"]
     figures, out = figures_of(words, tmp_path, capsys)
-    assert [row["unit"] for row in figures["rows"]] == ["ms", "ms", "ms", "MiB"]
-    assert [row["what"].split(", ")[-1] for row in figures["rows"][1:3]] == [
+    assert [row["unit"] for row in figures["rows"]] == ["ms", "MiB", "ms", "ms", "ms", "MiB"]
+    assert {row["base"] for row in figures["rows"][:2]} == {"open_clip's, accumulated 4 times"}
+    assert [row["what"].split(", ")[-1] for row in figures["rows"][3:5]] == [
         "the forward pass that is run again",
         "the loss of 64",
     ]
-    assert len({row["theirs"] for row in figures["rows"][:3]}) == 1
+    assert len({row["theirs"] for row in figures["rows"][2:5]}) == 1
     assert "most memory the whole process held" in out
+
+
+def test_accumulation_beside_has_the_gradients_of_the_whole_batch():
+    """But the temperature's, which it adds up once a micro-batch."""
+    model, batch = _tiny(1), _batch(12)
+    accumulated_step(model, batch, 4)()
+    theirs = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    InfoNCE()(model(batch), batch).loss.backward()
+    for name, parameter in model.named_parameters():
+        times = 3 if name == "head.logit_scale" else 1
+        torch.testing.assert_close(theirs[name], times * parameter.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_overhead(tmp_path, capsys, monkeypatch):
@@ -126,10 +150,12 @@ def test_overhead(tmp_path, capsys, monkeypatch):
         "Lightning",
         "a loop by hand",
         "a loop by hand",
+        "open_clip's loop",
+        "open_clip's loop",
         "on batches in memory",
         "its imports",
     ]
-    assert figures["rows"][3]["what"] == "a step of emoji, bf16-mixed, on loaded batches"
+    assert figures["rows"][5]["what"] == "a step of emoji, bf16-mixed, on loaded batches"
 
 
 @pytest.mark.nightly
