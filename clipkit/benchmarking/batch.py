@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -25,9 +24,9 @@ SIZE = 64
 """Pixels a side."""
 WIDTH = 64
 """Of the embeddings."""
-AT_ONCE = 1024
+WHOLE = 1024
 """The memory of a batch that is not split is measured at this size, and grows with it."""
-AGAINST = 4096
+ACCUMULATED = 4096
 """The largest batch that another's accumulation is held against: its loss is made whole for every micro-batch."""
 
 Step = Callable[[], None]
@@ -59,7 +58,7 @@ def measure_batch(
     model = _tiny(blocks).to(device)
     large, small = (_batch(rows).to(device) for rows in (batch, micro_batch))
     times = max(1, min(batch // micro_batch, 32))  # as one small step is soon over
-    beside = [] if rival is None else _beside(model, large.part(slice(AGAINST)), micro_batch, rounds, rival)
+    beside = [] if rival is None else _beside(model, large.part(slice(ACCUMULATED)), micro_batch, rounds, rival)
     taken = interleaved(
         {
             "small": repeated(_step(model, small, None), times),
@@ -76,7 +75,7 @@ def measure_batch(
     def row(what: str, side: str) -> Row:
         return from_seconds(what, base, {"theirs": a_sample["small"], "ours": a_sample[side]})
 
-    fewer = min(AT_ONCE, batch)
+    fewer = min(WHOLE, batch)
     alone = batch / fewer * peak_memory(_step(model, _batch(fewer).to(device), None))
     here = peak_memory(_step(model, large, micro_batch))
     return [
@@ -95,12 +94,20 @@ def _beside(
     rounds: int,
     rival: Accumulating,
 ) -> list[Row]:
-    pairs, times = len(batch.image), math.ceil(len(batch.image) / rows)
-    what, base = f"{pairs:,} pairs in micro-batches of {rows}", f"open_clip's, accumulated {times} times"
+    pairs = len(batch.image)
+    what, base = f"{pairs:,} pairs in micro-batches of {rows}", "open_clip's --accum-freq"
     sides = {"theirs": rival(model, batch, rows), "ours": _step(model, batch, rows)}
     a_sample = {side: [one / pairs for one in taken] for side, taken in interleaved(sides, rounds).items()}
-    theirs, ours = (peak_memory(step) / 2**20 for step in sides.values())
+    theirs, ours = (peak_memory(_without_gradients(step, model)) / 2**20 for step in sides.values())
     return [from_seconds(f"{what}, a sample", base, a_sample), quotient(f"{what}, peak", base, theirs, ours, "MiB")]
+
+
+def _without_gradients(step: Step, model: DualEncoder) -> Step:
+    def run() -> None:
+        step()
+        model.zero_grad()  # kept, they would be there before the next step already
+
+    return run
 
 
 def _tiny(blocks: int) -> DualEncoder:

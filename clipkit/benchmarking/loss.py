@@ -19,9 +19,8 @@ __all__ = ["LOSSES", "measure_losses"]
 MOST_AT_ONCE = 8192
 """open_clip's memory is measured up to this batch, and grows with its square beyond."""
 
-FEW = (256, 724)
-"""Batches whose similarities are all made at once, the second the largest such; held against the other way."""
-LOSSES = ("InfoNCE", "sigmoid")
+LOSSES = {"InfoNCE": (256, 512, 1024), "sigmoid": (256, 512)}
+"""Batches of each whose similarities are all made at once, the last the largest such; held against the other way."""
 
 Loss = Callable[..., Tensor]
 
@@ -53,9 +52,9 @@ def measure_losses(
             rows.append(
                 in_turn(f"{name}, B = {batch:,}", "open_clip", _step(theirs, leaves), _step(ours, leaves), rounds)
             )
-    for batch in FEW:
-        leaves, times = _leaves(batch, width, device), (4 * FEW[-1] // batch) ** 2
-        for name, (_, ours) in pairs.items():
+    for name, (_, ours) in pairs.items():
+        for batch in LOSSES[name]:
+            leaves, times = _leaves(batch, width, device), (2048 // batch) ** 2
             strip, once = (repeated(_step(loss, leaves), times) for loss in (partial(ours, tile=batch), ours))
             rows.append(in_turn(f"{name} at once, B = {batch:,}", "in one strip", strip, once, rounds))
     for name, (theirs, ours) in pairs.items():

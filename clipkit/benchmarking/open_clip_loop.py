@@ -21,10 +21,11 @@ Loss = Callable[..., dict[str, Tensor]]
 
 
 def accumulated_step(model: DualEncoder, batch: ImageTextBatch, rows: int) -> Callable[[], None]:
-    """A step of ``--accum-freq`` batches of so many rows, with no update.
+    """A step of ``--accum-freq`` small batches of so many rows, at a learning rate of 0.
 
-    It makes the features of all without gradients, then each batch's again with them and the whole loss, once a batch.
-    The gradients are those of the whole batch, but the temperature's, which adds up to a multiple of it.
+    It makes the features of all without gradients; then, for each small batch, its features again with gradients, and
+    the loss of the whole. The gradients are those of the whole batch, but for the temperature's, which is added up
+    once a small batch.
 
     Raises:
         ModuleNotFoundError: Where open_clip_torch[training] is not installed.
@@ -39,7 +40,9 @@ def accumulated_step(model: DualEncoder, batch: ImageTextBatch, rows: int) -> Ca
 
 
 def time_no_model(seconds: float, steps: int) -> float:
-    """Seconds a step between the first and the last, of a step that takes so many by itself.
+    """Seconds that each step takes, from the second on, where the model takes so many of them.
+
+    It logs every 100 steps, to nowhere.
 
     Raises:
         ModuleNotFoundError: Where open_clip_torch[training] is not installed.

@@ -99,7 +99,7 @@ def steps_of(architecture: Architecture, batch: int, precision: str, device: str
         return out
 
     def clipkit_loss() -> Tensor:
-        out: Tensor = objective(ours(trimmed), trimmed).loss
+        out: Tensor = objective(outputs=ours(trimmed), batch=trimmed).loss  # as the task calls it
         return out
 
     sides: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {
@@ -108,8 +108,8 @@ def steps_of(architecture: Architecture, batch: int, precision: str, device: str
     }
     _refuse_other_losses({name: forward for name, (_, forward) in sides.items()})
     if compile:
-        for compiled in (theirs, ours, objective):
-            compiled.compile()
+        for part in (theirs, ours, objective):
+            part.compile()
     return {name: Steps(model, _step(model, forward, precision, device)) for name, (model, forward) in sides.items()}
 
 
@@ -120,7 +120,7 @@ def measure_steps(name: str, batch: int, rounds: int, compile: bool, precisions:
         name: Of :data:`ARCHITECTURES`.
         batch: Pairs a step.
         rounds: Steps timed on each side.
-        compile: Whether both models are compiled.
+        compile: Whether both models are compiled, and clipkit's objective, as each side's own training does.
         precisions: Of :data:`PRECISIONS`. All models are in memory at once: with one of them, larger batches fit.
 
     Returns:

@@ -55,7 +55,7 @@ SUBJECTS = {
 }
 
 
-AGAINST = "what it is to be measured beside, too; `loss` and `step` always are"
+AGAINST = "measure beside this too; `loss` and `step` always do"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -48,7 +48,7 @@ def measure_loss(args: argparse.Namespace) -> dict[str, Any]:
     _at_least(args, 1, "rounds", "width", "memory")
     if min(args.batches) < 1:
         raise ConfigError(f"--batches {min(args.batches)} is not at least 1.")
-    names = LOSSES if args.loss is None else (args.loss,)
+    names = list(LOSSES) if args.loss is None else [args.loss]
     return _figures(args, measure_losses(names, args.batches, args.memory, args.width, args.rounds))
 
 
@@ -59,7 +59,7 @@ def add_step_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", metavar="B", type=_batch, default=64, help=largest)
     one = "fp32 or bf16 alone (both); with one of them, larger batches fit"
     parser.add_argument("--precision", metavar="P", choices=["fp32", "bf16"], help=one)
-    parser.add_argument("--compile", action="store_true", help="compile both models")
+    parser.add_argument("--compile", action="store_true", help="compile both models, and clipkit's objective")
     _add_rounds(parser, 7)
 
 

@@ -9,10 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clipkit.functional.strips import AT_ONCE, negatives_logsumexp, softplus_exact
+from clipkit.functional.strips import at_once, negatives_logsumexp, softplus_exact
 from clipkit.types import ArgumentError
 
 __all__ = ["info_nce", "info_nce_rows", "positives", "similarities"]
+
+AT_ONCE = 2**20
+"""Similarities up to which plain operations, which are fewer, took less time than strips on a CPU."""
 
 Concepts = tuple[Tensor, Tensor] | None  # (B,) and (N,)
 
@@ -78,8 +81,8 @@ def info_nce_rows(
         ArgumentError: For a tile of no rows, or ids of one side alone.
     """
     concepts = both_or_none(concept, all_concepts)
-    few = tile is None and len(image) * len(text) <= AT_ONCE
-    sums = (_at_once if few else partial(_in_strips, tile=tile))(image, text, logit_scale, concepts, offset)
+    way = _at_once if at_once(image, text, tile, AT_ONCE) else partial(_in_strips, tile=tile)
+    sums = way(image, text, logit_scale, concepts, offset)
     columns = (sums.columns if join is None else join(sums.columns))[offset : offset + len(image)]  # (B,)
     loss = (softplus_exact(sums.rows - sums.own) + softplus_exact(columns - sums.own)) / 2  # against own pairs alone
     return (loss if sums.less is None else loss + sums.less).mean()

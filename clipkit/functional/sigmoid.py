@@ -7,9 +7,12 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from clipkit.functional.contrastive import both_or_none, positives, similarities
-from clipkit.functional.strips import AT_ONCE, pair_losses
+from clipkit.functional.strips import at_once, pair_losses
 
 __all__ = ["sigmoid_loss", "sigmoid_loss_rows"]
+
+AT_ONCE = 2**18
+"""As for InfoNCE; strips save fewer of its operations, as they make its gradients with its value."""
 
 
 def sigmoid_loss(
@@ -60,7 +63,7 @@ def sigmoid_loss_rows(
         ArgumentError: For a tile of no rows, or ids of one side alone.
     """
     concepts = both_or_none(concept, all_concepts)
-    if tile is not None or len(image) * len(text) > AT_ONCE:
+    if not at_once(image, text, tile, AT_ONCE):
         return pair_losses(image, text, logit_scale, logit_bias, concepts, offset, tile) / len(image)
     if concepts is None:
         every = torch.arange(len(text), device=text.device)

@@ -17,10 +17,8 @@ from torch.nn.functional import softplus
 
 from clipkit.types import ArgumentError
 
-__all__ = ["AT_ONCE", "STRIP", "check_tile", "negatives_logsumexp", "pair_losses", "softplus_exact", "strip_rows"]
+__all__ = ["STRIP", "at_once", "check_tile", "negatives_logsumexp", "pair_losses", "softplus_exact", "strip_rows"]
 
-AT_ONCE = 2**19
-"""Similarities that are not worth splitting: fewer operations, and on a CPU no more time than in strips."""
 STRIP = 2**22
 """Similarities in a strip whose rows are not said: 16 MiB in fp32, which caches still hold."""
 COMPILED = 2**26
@@ -47,6 +45,15 @@ def check_tile(tile: int | None) -> None:
     """
     if tile is not None and tile < 1:
         raise ArgumentError("tile", f"{tile} is not at least 1 row; None chooses a size that fits")
+
+
+def at_once(image: Tensor, text: Tensor, tile: int | None, most: int) -> bool:
+    """Whether the similarities of the rows (B, D) and (N, D) are made by plain operations: up to so many, if not told.
+
+    Never in a compiled step: compilers trace the backward pass of plain operations under the autocast of the forward
+    pass, and the gradients would be rounded.
+    """
+    return tile is None and not torch.compiler.is_compiling() and len(image) * len(text) <= most
 
 
 def strip_rows(rows: int, columns: int, tile: int | None) -> int:
@@ -78,7 +85,7 @@ def negatives_logsumexp(
     Raises:
         ArgumentError: For a tile of no rows.
     """
-    found: Any = _apply(_Negatives, image, text, logit_scale, offset, tile)
+    found: Any = _apply(_Negatives, image, text, logit_scale, offset, tile=tile)
     return cast("tuple[Tensor, Tensor, Tensor]", found)
 
 
@@ -108,16 +115,15 @@ def pair_losses(
     Raises:
         ArgumentError: For a tile of no rows.
     """
-    found: Any = _apply(_Pairs, image, text, logit_scale, logit_bias, concepts, offset, tile)
+    found: Any = _apply(_Pairs, image, text, logit_scale, logit_bias, concepts, offset, tile=tile)
     return cast("Tensor", found)
 
 
-def _apply(function: type[torch.autograd.Function], image: Tensor, text: Tensor, *rest: Any) -> Any:
-    """In the graph of a compiled step too, unless that would take the memory that strips are there to save."""
-    *_, tile = rest
+def _apply(function: type[torch.autograd.Function], image: Tensor, text: Tensor, *rest: Any, tile: int | None) -> Any:
+    """In the graph of a compiled step, or beside it where a graph would take the memory that strips are to save."""
     if torch.compiler.is_compiling() and (tile is not None or len(image) * len(text) > COMPILED):
-        return _uncompiled(function, image, text, *rest)
-    return function.apply(image, text, *rest)
+        return _uncompiled(function, image, text, *rest, tile)
+    return function.apply(image, text, *rest, tile)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # PyTorch's has no types

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clipkit.benchmarking.batch import _batch, _tiny
-from clipkit.benchmarking.open_clip_loop import accumulated_step
+from clipkit.benchmarking.open_clip_loop import accumulated_step, time_no_model
 from clipkit.benchmarking.overhead import LIBRARIES, measure_start
 from clipkit.benchmarking.rows import Row, from_seconds, quotient, rate
 from clipkit.benchmarking.step import ARCHITECTURES, Steps, clipkit_model, largest_batch, steps_of
@@ -36,10 +36,8 @@ def test_loss(tmp_path, capsys):
         "sigmoid, B = 64",
         "InfoNCE, B = 96",
         "sigmoid, B = 96",
-        "InfoNCE at once, B = 256",
-        "sigmoid at once, B = 256",
-        "InfoNCE at once, B = 724",
-        "sigmoid at once, B = 724",
+        *(f"InfoNCE at once, B = {batch}" for batch in ("256", "512", "1,024")),
+        *(f"sigmoid at once, B = {batch}" for batch in ("256", "512")),
         "InfoNCE, peak at B = 256",
         "InfoNCE, peak at B = 256 beside 64",
         "sigmoid, peak at B = 256",
@@ -121,7 +119,7 @@ def test_batch(tmp_path, capsys):
     words = ["batch", "--batch", "64", "--micro-batch", "16", "--blocks", "1"]
     figures, out = figures_of(words, tmp_path, capsys)
     assert [row["unit"] for row in figures["rows"]] == ["ms", "MiB", "ms", "ms", "ms", "MiB"]
-    assert {row["base"] for row in figures["rows"][:2]} == {"open_clip's, accumulated 4 times"}
+    assert {row["base"] for row in figures["rows"][:2]} == {"open_clip's --accum-freq"}
     assert [row["what"].split(", ")[-1] for row in figures["rows"][3:5]] == [
         "the forward pass that is run again",
         "the loss of 64",
@@ -140,6 +138,10 @@ def test_accumulation_beside_has_the_gradients_of_the_whole_batch():
     for name, parameter in model.named_parameters():
         times = 3 if name == "head.logit_scale" else 1
         torch.testing.assert_close(theirs[name], times * parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_the_other_loop_takes_what_its_model_takes():
+    assert time_no_model(0.02, 3) >= 0.02
 
 
 def test_overhead(tmp_path, capsys, monkeypatch):
