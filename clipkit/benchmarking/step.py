@@ -99,7 +99,7 @@ def steps_of(architecture: Architecture, batch: int, precision: str, device: str
         return out
 
     def clipkit_loss() -> Tensor:
-        out: Tensor = objective(outputs=ours(trimmed), batch=trimmed).loss  # as the task calls it
+        out: Tensor = objective(ours(trimmed), trimmed).loss
         return out
 
     sides: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {

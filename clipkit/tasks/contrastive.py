@@ -158,8 +158,7 @@ class ContrastiveTask(pl.LightningModule):
     def _both(self, batch: ImageTextBatch) -> tuple[Any, ObjectiveOutput]:
         rows = self.micro_batch_size
         outputs = self.model(batch) if rows is None else in_micro_batches(self.model, batch, rows)
-        # By name: compilers remember shapes by where they came in, and here are others than the model's.
-        return outputs, self.objective(outputs=outputs, batch=batch)
+        return outputs, self.objective(outputs, batch)
 
     def _is_logged(self) -> bool:
         """Whether a logger takes this step's figures, or a checkpoint the epoch's last ones.

@@ -11,7 +11,6 @@ from torch import nn
 from clipkit.heads import ContrastiveHead
 from clipkit.models import DualEncoder
 from clipkit.objectives import InfoNCE
-from clipkit.tasks import ContrastiveTask
 from clipkit.towers import ClipTextTower, HuggingFaceTower, TimmTower
 
 BERT = {"model_type": "bert", "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16} | {
@@ -39,31 +38,6 @@ def test_lengths_in_multiples_of_8_are_compiled_twice_at_most(make_batch, masked
         outputs = compiled(batch._replace(tokens=tokens, mask=mask))
         InfoNCE()(outputs, batch).loss.backward()
     assert len(graphs) <= 2
-
-
-def test_model_and_objective_do_not_mix_up_their_shapes(make_model, make_batch, monkeypatch):
-    """What comes in to the one has two dimensions and to the other four: taken for one another, all would be open."""
-    graphs = []
-
-    def keep(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
-    def compile_whole(self, **_):
-        self._compiled_call_impl = torch.compile(self._call_impl, backend=keep, fullgraph=True)
-
-    monkeypatch.setattr(nn.Module, "compile", compile_whole)
-    torch.compiler.reset()
-    task = ContrastiveTask(make_model(), InfoNCE(), compile=True)
-    for training in (False, True):  # as a run has it, which validates a little first
-        task.train(training)._both(make_batch(4))
-    images = [tensor.shape for graph in graphs for tensor in _inputs(graph) if tensor.dtype == torch.uint8]
-    assert len(graphs) == 4 and len(images) == 2
-    assert all(type(size) is int for shape in images for size in shape)
-
-
-def _inputs(graph):
-    return [node.meta["example_value"] for node in graph.graph.find_nodes(op="placeholder")]
 
 
 @pytest.mark.nightly  # half a minute of tracing
