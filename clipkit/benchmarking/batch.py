@@ -34,11 +34,7 @@ Accumulating = Callable[[DualEncoder, ImageTextBatch, int], Step]
 
 
 def measure_batch(
-    batch: int,
-    micro_batch: int,
-    rounds: int,
-    blocks: int,
-    rival: Accumulating | None = None,
+    batch: int, micro_batch: int, rounds: int, blocks: int, rival: Accumulating | None = None
 ) -> list[Row]:
     """Measure value and gradient of a ViT-Ti/16 at 64 pixels and a small text tower, on the device there is.
 
@@ -51,8 +47,8 @@ def measure_batch(
 
     Returns:
         Time a sample beside the small batch's; what is more in it, the forward pass that is run again and the larger
-        loss, as shares of the small batch's; and memory beside what the large batch would take at once. With a rival
-        first its time a sample, and memory, at no more than 4,096 pairs.
+        loss, as shares of the small batch's; and memory beside what the large batch would take at once. With a rival,
+        before these, time a sample and memory beside its own, at no more than 4,096 pairs.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = _tiny(blocks).to(device)
@@ -87,13 +83,7 @@ def measure_batch(
     ]
 
 
-def _beside(
-    model: DualEncoder,
-    batch: ImageTextBatch,
-    rows: int,
-    rounds: int,
-    rival: Accumulating,
-) -> list[Row]:
+def _beside(model: DualEncoder, batch: ImageTextBatch, rows: int, rounds: int, rival: Accumulating) -> list[Row]:
     pairs = len(batch.image)
     what, base = f"{pairs:,} pairs in micro-batches of {rows}", "open_clip's --accum-freq"
     sides = {"theirs": rival(model, batch, rows), "ours": _step(model, batch, rows)}

@@ -175,7 +175,7 @@ def _objective_at(task: pl.LightningModule, outputs: Any, batch: ImageTextBatch,
     def step() -> None:
         large = type(outputs)(*(_grown(value, index) for value in outputs))
         ids = torch.arange(rows, device=index.device)
-        # Not its call, which may be compiled, and holds more where it is smaller.
+        # Uncompiled: a graph holds all strips of batches of these sizes, and none of those of a large one.
         task.objective.forward(large, batch._replace(concept=ids, position=ids)).loss.backward()  # type: ignore[union-attr]  # a task's part
 
     return peak_memory(step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,27 +72,18 @@ class _Called(nn.Module):
         return {"image_features": outputs.image, "text_features": outputs.text, "logit_scale": outputs.logit_scale}
 
 
-class _Epoch(NamedTuple):
-    """Batches as that loop is given them: a data set of which it asks for the loader, and the loader."""
+class _Epoch:
+    """Batches as that loop is given them: a data set of which it asks for the loader, and that loader."""
 
-    batches: Iterable[Any]
-    num_batches: int
-    rows: int
-
-    @property
-    def dataloader(self) -> Any:
-        return _Loader(self.batches, self.num_batches, self.num_batches * self.rows)
-
-    def set_epoch(self, epoch: int) -> None:
-        """There is one."""
-
-
-class _Loader:
-    def __init__(self, batches: Iterable[Any], num_batches: int, num_samples: int) -> None:
-        self.batches, self.num_batches, self.num_samples = batches, num_batches, num_samples
+    def __init__(self, batches: Iterable[Any], num_batches: int, rows: int) -> None:
+        self.batches, self.num_batches, self.rows = batches, num_batches, rows
+        self.num_samples, self.dataloader = num_batches * rows, self
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.batches)
+
+    def set_epoch(self, epoch: int) -> None:
+        """There is one."""
 
 
 class _Clock:
